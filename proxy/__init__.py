@@ -1,0 +1,3 @@
+"""autopay: a proxy that pays."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,119 @@
+"""One request of one program, from its first byte to its answer's last."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from proxy.wire.body import Body
+from proxy.wire.gate import Agent, Ticket
+from proxy.wire.headers import RequestFields
+from proxy.wire.origin import Origin
+from proxy.wire.parsers import RawHeaders, RequestHead
+from proxy.wire.routes import MountPoint, Target
+
+if TYPE_CHECKING:
+    from proxy.wire.reply import Reply
+
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+
+
+class Call:
+    """The request as it goes upstream, and where its answer goes."""
+
+    __slots__ = (
+        "_fields",
+        "agent",
+        "body",
+        "gone",
+        "method",
+        "mount_point",
+        "on_gone",
+        "origin",
+        "raw_headers",
+        "reply",
+        "started",
+        "target",
+        "ticket",
+        "upgrade",
+    )
+
+    def __init__(
+        self,
+        head: RequestHead,
+        fields: RequestFields,
+        target: Target,
+        body: Body | None,
+        reply: "Reply",
+        started: float,
+    ) -> None:
+        self.agent: Agent = target.agent
+        self.origin: Origin = target.origin
+        self.target = target.path
+        self.mount_point: MountPoint | None = target.mount
+        self.method = head.method
+        self.raw_headers: RawHeaders = head.raw_headers
+        self.upgrade = bool(head.upgrade)
+        self.body = body
+        self.reply = reply
+        self.started = started  # loop time
+        self.ticket: Ticket
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+        self._fields = fields
+
+    @property
+    def session(self) -> str | None:
+        return self._fields.session
+
+    @property
+    def trace(self) -> str | None:
+        return self._fields.trace
+
+    @property
+    def mount(self) -> str | None:
+        return self.mount_point.name if self.mount_point is not None else None
+
+    @property
+    def path(self) -> str:
+        """The path asked of the provider, without the query."""
+        return self.target.partition(b"?")[0].decode("utf-8", "replace")
+
+    @property
+    def url(self) -> str:
+        scheme, authority = self.origin.scheme, self.origin.authority.decode()
+        return f"{scheme}://{authority}{self.target.decode('utf-8', 'replace')}"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it twice does no more than sending it once (RFC 9110 section 9.2.2)."""
+        return self.method in IDEMPOTENT
+
+    @property
+    def replayable(self) -> bool:
+        return self.body is None or self.body.replayable
+
+    def head(self, extra: Sequence[tuple[bytes, bytes]] = (), *, expect: bool = True) -> bytes:
+        """The request head for the provider. `expect=False` leaves Expect out, for a second
+        attempt whose body is here already."""
+        lines = [
+            self.method.encode() + b" " + self.target + b" HTTP/1.1",
+            b"Host: " + self.origin.authority,
+        ]
+        if expect:
+            lines += self._fields.lines
+        else:
+            lines += [line for line in self._fields.lines if line[:7].lower() != b"expect:"]
+        lines += [name + b": " + value for name, value in extra]
+        if self.body is not None and self.body.chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+        elif self._fields.content_length is not None:
+            lines.append(b"Content-Length: " + self._fields.content_length)
+        if self.upgrade:
+            lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
+
+    def hung_up(self) -> None:
+        """The program is gone. Whoever works on the call decides what that means."""
+        self.gone = True
+        if self.on_gone is not None:
+            self.on_gone()

@@ -1,0 +1,111 @@
+"""Which header lines may travel on (RFC 9110 section 7.6.1), and what we read off them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from proxy.wire.parsers import RawHeaders
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# A Connection header may not strip these: `Connection: content-length` would turn a body into the
+# next request, and losing Host or Authorization would change who is asked, and by whom.
+NEVER_LISTED = frozenset(
+    (b"close", b"keep-alive", b"", b"content-length", b"host", b"authorization")
+)
+PRIVATE = b"autopay-"
+"""Headers between the program and us: they go neither to a provider nor, from one, to a program."""
+
+
+@dataclass(slots=True)
+class RequestFields:
+    """A request's header lines, sorted: what goes on, and what was for us."""
+
+    lines: list[bytes]
+    content_length: bytes | None = None
+    proxy_authorization: bytes | None = None
+    authorization: bytes | None = None
+    token: bytes | None = None
+    session: str | None = None
+    trace: str | None = None
+
+
+def read_request_fields(raw: RawHeaders) -> RequestFields:
+    """Sort a request's headers. Case, order and repeats of what goes on are kept.
+
+    Host is left out: the request target says where the request goes (RFC 9112 section 3.2.2).
+    """
+    lines: list[bytes] = []
+    fields = RequestFields(lines)
+    listed = _listed(raw)
+    for name, value in raw:
+        key = name.lower()
+        if key in HOP_BY_HOP:
+            if key == b"proxy-authorization":
+                fields.proxy_authorization = value
+        elif key == b"host" or key in listed:
+            continue
+        elif key == b"content-length":
+            fields.content_length = b"%d" % int(value)  # the parser saw digits; `010` becomes `10`
+        elif key == b"authorization":
+            fields.authorization = value
+            lines.append(name + b": " + value)
+        elif key.startswith(PRIVATE):
+            _read_private(fields, key, value)
+        else:
+            lines.append(name + b": " + value)
+    return fields
+
+
+def without_authorization(lines: Iterable[bytes]) -> list[bytes]:
+    """The lines without Authorization, for a mount whose caller put our token there."""
+    return [line for line in lines if line[:14].lower() != b"authorization:"]
+
+
+def response_lines(raw: RawHeaders, *, chunked: bool) -> list[bytes]:
+    """An answer's header lines that may travel on, Content-Length included unless `chunked`."""
+    listed = _listed(raw)
+    if chunked:
+        listed = listed | {b"content-length"}
+    return [
+        name + b": " + value
+        for name, value in raw
+        if (key := name.lower()) not in HOP_BY_HOP
+        and key not in listed
+        and not key.startswith(PRIVATE)
+    ]
+
+
+def header(raw: RawHeaders, name: bytes) -> bytes | None:
+    """The first value of the header `name` (lower case), or None."""
+    for key, value in raw:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def _listed(raw: RawHeaders) -> frozenset[bytes] | set[bytes]:
+    listed: frozenset[bytes] | set[bytes] = frozenset()
+    for name, value in raw:
+        if len(name) == 10 and name.lower() == b"connection":
+            listed = listed | {token.strip().lower() for token in value.split(b",")} - NEVER_LISTED
+    return listed
+
+
+def _read_private(fields: RequestFields, key: bytes, value: bytes) -> None:
+    if key == b"autopay-token":
+        fields.token = value
+    elif key == b"autopay-session":
+        fields.session = value.decode("utf-8", "replace")[:200]
+    elif key == b"autopay-trace":
+        fields.trace = value.decode("utf-8", "replace")[:200]

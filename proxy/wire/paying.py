@@ -1,0 +1,299 @@
+"""Off the fast path: a 402 was met. Ask the gate; if it pays, ask the provider again, once."""
+
+import asyncio
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.wire.answer import answer_lines, reason_bytes, switch
+from proxy.wire.call import Call
+from proxy.wire.dial import DialError
+from proxy.wire.gate import (
+    Agent,
+    Delivery,
+    Lost,
+    NotSent,
+    Paid,
+    PassThrough,
+    PaymentRequired,
+    Ticket,
+)
+from proxy.wire.origin import Origin
+from proxy.wire.parsers import MAX_READ, RawHeaders, ResponseHead
+from proxy.wire.problem import Problem
+from proxy.wire.upstream import Upstream, UpstreamError
+
+if TYPE_CHECKING:
+    from proxy.wire.plane import DataPlane
+
+log = logging.getLogger(__name__)
+
+
+class Unpaid(Protocol):
+    """The 402 that was met, for when it is not paid."""
+
+    def pass_through(self, extra: tuple[bytes, ...] = ()) -> None: ...
+
+
+async def pay(plane: "DataPlane", call: Call, challenge: PaymentRequired, unpaid: Unpaid) -> None:
+    """Put the 402 to the gate and answer the program with what comes of it."""
+    try:
+        reply = await plane.gate.pay(Purchase(plane, call), challenge)
+    except Exception:
+        # The gate answers for everything it knows of; this is a fault of ours. Whatever was
+        # reserved stays reserved: only proof frees money.
+        log.exception("paying %s failed", call.url)
+        call.reply.problem(
+            Problem(
+                500,
+                "internal_error",
+                "autopay failed while deciding on a payment. See its log; if a payment had left,"
+                " it stays held until its fate is known (`autopay receipts --in-doubt`).",
+            )
+        )
+        return
+    match reply:
+        case PassThrough(headers):
+            unpaid.pass_through(tuple(name + b": " + value for name, value in headers))
+        case Paid():
+            await _deliver(plane, call, reply)
+        case Problem():
+            call.reply.problem(reply)
+
+
+class Purchase:
+    """What the gate sees of a call (`gate.Purchase`)."""
+
+    def __init__(self, plane: "DataPlane", call: Call) -> None:
+        self._plane = plane
+        self._call = call
+        self.agent: Agent = call.agent
+        self.method = call.method
+        self.origin: Origin = call.origin
+        self.raw_headers: RawHeaders = call.raw_headers
+        self.session = call.session
+        self.trace = call.trace
+        self.ticket: Ticket = call.ticket
+        self.mount = call.mount
+        self._attempted = False
+
+    @property
+    def url(self) -> str:
+        return self._call.url
+
+    @property
+    def path(self) -> str:
+        return self._call.path
+
+    @property
+    def replayable(self) -> bool:
+        return self._call.replayable
+
+    @property
+    def gone(self) -> bool:
+        return self._call.gone
+
+    async def attempt(self, header: tuple[bytes, bytes]) -> "Answer":
+        assert not self._attempted, "one paid attempt per request"
+        self._attempted = True
+        call, plane = self._call, self._plane
+        upstream = plane.pool.take(call.origin, fresh=True)
+        if upstream is None:
+            try:
+                upstream = await plane.pool.dial(call.origin)
+            except DialError as error:
+                raise NotSent(str(error)) from error
+        if call.gone and not upstream.wrote:
+            upstream.abort()
+            raise NotSent("the program hung up")
+        answer = Answer(plane.loop, call, upstream)
+        upstream.send(
+            call.head([header], expect=call.body is None or call.body.untouched),
+            call.body,
+            answer,
+            expects_body=call.method != "HEAD",
+            timeout=plane.limits.paid_response,
+        )
+        await answer.head_came()
+        return answer
+
+
+class Answer:
+    """The answer to a paid request (`gate.PaidAnswer`, and a Receiver).
+
+    It is stopped at its head until somebody reads it or relays it. The program hanging up does not
+    stop it: the money has left, and the answer says what became of it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call, upstream: Upstream) -> None:
+        self.call = call
+        self.upstream = upstream
+        self.head: ResponseHead
+        self.has_body = False
+        self.length_known = False
+        self.sent_at = loop.time()
+        self.first_byte_at = 0.0
+        self.switched: bytes | None = None
+        self.ended = False
+        self._buffer: list[bytes] = []
+        self._waiting = 0  # bytes in the buffer
+        self._loop = loop
+        self._head_came: asyncio.Future[None] = loop.create_future()
+        self._changed = asyncio.Event()
+        self._error: UpstreamError | None = None
+
+    # --- gate.PaidAnswer
+
+    @property
+    def status(self) -> int:
+        return self.head.code
+
+    @property
+    def headers(self) -> RawHeaders:
+        return self.head.raw_headers
+
+    async def read(self, limit: int) -> bytes:
+        size = 0
+        chunks = []
+        while size < limit and (chunk := await self.next()):
+            chunks.append(chunk)
+            size += len(chunk)
+        return b"".join(chunks)[:limit]
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+        if not self.ended and self._error is None:
+            self.upstream.abort()
+
+    # --- for whoever takes the body
+
+    async def head_came(self) -> None:
+        """Returns at the answer's head, or raises Lost."""
+        try:
+            await self._head_came
+        except UpstreamError as error:
+            raise Lost(str(error)) from error
+
+    async def next(self) -> bytes:
+        """The next bytes of the body; b"" at its end, also when it broke off (see `error`)."""
+        while not self._buffer and not self.ended and self._error is None:
+            self.upstream.unhold()
+            self._changed.clear()
+            await self._changed.wait()
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        self._waiting = 0
+        return data
+
+    def hang_up(self) -> None:
+        """The program has gone while the body was on its way to it."""
+        if not self.ended and self._error is None:
+            self._error = UpstreamError("the program hung up")
+            self.upstream.abort()
+            self._changed.set()
+
+    @property
+    def error(self) -> UpstreamError | None:
+        return self._error
+
+    # --- Receiver
+
+    def on_interim(self, head: ResponseHead) -> None:
+        body = self.call.body
+        if head.code != 100 or (body is not None and body.untouched):
+            self.call.reply.interim(head.code, reason_bytes(head), answer_lines(head, self.call))
+
+    def on_head(self, head: ResponseHead, *, has_body: bool, length_known: bool) -> None:
+        self.head, self.has_body, self.length_known = head, has_body, length_known
+        self.first_byte_at = self._loop.time()
+        self.upstream.hold()
+        self._head_came.set_result(None)
+
+    def on_data(self, data: bytes, *, last: bool) -> None:
+        if data:
+            self._buffer.append(data)
+            self._waiting += len(data)
+            if self._waiting >= MAX_READ:
+                self.upstream.hold()
+            self._changed.set()
+
+    def on_end(self) -> None:
+        self.ended = True
+        self.upstream.unhold()  # it may be in the pool already, and must read to see its end
+        self._changed.set()
+
+    def on_lost(self, error: UpstreamError) -> None:
+        self._error = error
+        if not self._head_came.done():
+            self._head_came.set_exception(error)
+        self._changed.set()
+
+    def on_switch(self, head: ResponseHead, early: bytes, upstream: Upstream) -> None:
+        self.head = head
+        self.first_byte_at = self._loop.time()
+        self.switched = early
+        self.ended = True
+        self._head_came.set_result(None)
+
+
+async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
+    """Relay a paid answer. Its last byte waits for the record, bounded."""
+    answer = paid.answer
+    assert isinstance(answer, Answer)
+    if call.body is not None:
+        call.body.forget()
+    call.on_gone = answer.hang_up
+    if call.gone:
+        answer.hang_up()
+    extra = [name + b": " + value for name, value in paid.headers]
+    digest, size, kept = hashlib.sha256(), 0, b""
+    head_is_last = not answer.has_body
+    if not head_is_last:
+        _write_head(answer, extra)
+    while data := await answer.next():
+        digest.update(data)
+        size += len(data)
+        if answer.ended:
+            kept = data  # the end is known to be here: hold it back
+            break
+        call.reply.data(data)
+        await call.reply.drained()
+    complete = answer.ended
+    call.on_gone = None
+    delivery = Delivery(
+        status=answer.status,
+        sha256=digest.hexdigest(),
+        size=size,
+        complete=complete,
+        error=None if complete else str(answer.error),
+        first_byte_ms=round((answer.first_byte_at - answer.sent_at) * 1000),
+        total_ms=round((plane.loop.time() - answer.sent_at) * 1000),
+    )
+    record = plane.spawn(_finish(paid, delivery))
+    await asyncio.wait([record], timeout=plane.limits.receipt_wait)
+    if answer.switched is not None:
+        answer.upstream.unhold()
+        switch(call, answer.head, answer.switched, answer.upstream)
+    elif not complete:
+        call.reply.broken()
+    else:
+        if head_is_last:
+            _write_head(answer, extra)
+        call.reply.end(kept)
+
+
+async def _finish(paid: Paid, delivery: Delivery) -> None:
+    try:
+        await paid.finish(delivery)
+    except Exception:
+        log.exception("the record of a delivery was not written")
+
+
+def _write_head(answer: Answer, extra: list[bytes]) -> None:
+    answer.call.reply.head(
+        answer.head.code,
+        reason_bytes(answer.head),
+        [*answer_lines(answer.head, answer.call), *extra],
+        has_body=answer.has_body,
+        length_known=answer.length_known,
+    )

@@ -1,0 +1,80 @@
+"""Idle connections to providers, the last used first."""
+
+import asyncio
+from collections import deque
+
+from proxy.wire.dial import Dialer
+from proxy.wire.origin import Origin
+from proxy.wire.upstream import Upstream
+
+IDLE_SECONDS = 55.0  # under the 60 s at which common servers close
+FRESH_SECONDS = 2.0
+PER_ORIGIN = 64
+
+
+class Pool:
+    """Hands out connections. At most one request is on a connection at a time."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dialer: Dialer,
+        *,
+        header_bytes: int,
+        idle_timeout: float,
+    ) -> None:
+        self._loop = loop
+        self._dialer = dialer
+        self._header_bytes = header_bytes
+        self._idle_timeout = idle_timeout
+        self._idle: dict[Origin, deque[tuple[Upstream, float]]] = {}
+        self.open: set[Upstream] = set()
+        """Every connection that may be alive, for the watchdog and for closing down."""
+
+    def take(self, origin: Origin, *, fresh: bool) -> Upstream | None:
+        """An idle connection, or None. `fresh` wants one used a moment ago: for what may not be
+        sent twice, since an older one may have been closed from the other side unseen."""
+        stack = self._idle.get(origin)
+        while stack:
+            upstream, since = stack[-1]
+            if not upstream.idle:
+                stack.pop()
+                continue
+            if fresh and self._loop.time() - since > FRESH_SECONDS:
+                return None
+            stack.pop()
+            if not stack:
+                del self._idle[origin]
+            upstream.reused = True
+            return upstream
+        self._idle.pop(origin, None)
+        return None
+
+    async def dial(self, origin: Origin) -> Upstream:
+        """A new connection, or DialError."""
+        upstream = await self._dialer.dial(origin, lambda: self._make(origin))
+        self.open.add(upstream)
+        return upstream
+
+    def close(self) -> None:
+        """Drop every connection."""
+        for upstream in list(self.open):
+            upstream.abort()
+        self._idle.clear()
+
+    def _make(self, origin: Origin) -> Upstream:
+        return Upstream(
+            self._loop,
+            origin,
+            header_bytes=self._header_bytes,
+            idle_timeout=self._idle_timeout,
+            release=self._put,
+        )
+
+    def _put(self, upstream: Upstream) -> None:
+        stack = self._idle.setdefault(upstream.origin, deque())
+        upstream.deadline = self._loop.time() + IDLE_SECONDS
+        stack.append((upstream, self._loop.time()))
+        if len(stack) > PER_ORIGIN:
+            oldest, _ = stack.popleft()
+            oldest.abort()

@@ -1,0 +1,102 @@
+"""Framing: an answer, from whatever source, written for one program (RFC 9112 sections 6 and 7)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from proxy.wire.endpoint import reset
+from proxy.wire.problem import Problem
+from proxy.wire.tunnel import TunnelEnd, join
+
+if TYPE_CHECKING:
+    from proxy.wire.downstream import Downstream
+
+
+class Reply:
+    """The answer to one request. Writes nothing once the program is gone."""
+
+    __slots__ = ("_chunked", "_downstream", "_head_only", "_http10", "_keep", "started")
+
+    def __init__(
+        self, downstream: "Downstream", *, http10: bool, keep: bool, head_only: bool
+    ) -> None:
+        self._downstream = downstream
+        self._http10 = http10
+        self._keep = keep
+        self._head_only = head_only
+        self._chunked = False
+        self.started = False
+
+    def interim(self, code: int, reason: bytes, lines: Sequence[bytes]) -> None:
+        """A 1xx. HTTP/1.0 knows none."""
+        if not self._http10:
+            self._write(b"\r\n".join([b"HTTP/1.1 %d %b" % (code, reason), *lines, b"\r\n"]))
+
+    def head(
+        self, code: int, reason: bytes, lines: list[bytes], *, has_body: bool, length_known: bool
+    ) -> None:
+        """Status line and fields. `lines` carry a Content-Length iff `length_known`, or as
+        information where there is no body."""
+        self.started = True
+        self._chunked = has_body and not length_known and not self._http10
+        if has_body and not length_known and self._http10:
+            self._keep = False  # only the connection's end can end this body
+        out = [b"HTTP/1.1 %d %b" % (code, reason), *lines]
+        if self._chunked:
+            out.append(b"Transfer-Encoding: chunked")
+        if not self._keep:
+            out.append(b"Connection: close")
+        elif self._http10:
+            out.append(b"Connection: keep-alive")
+        out.append(b"\r\n")
+        self._write(b"\r\n".join(out))
+
+    def data(self, data: bytes) -> None:
+        if data:
+            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self, data: bytes = b"") -> None:
+        """The last bytes, and the turn of the next request."""
+        if self._chunked:
+            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
+        if data:
+            self._write(data)
+        self._downstream.answered(keep=self._keep)
+
+    async def drained(self) -> None:
+        """Returns when the program has room for more, or is gone."""
+        await self._downstream.drained()
+
+    def broken(self) -> None:
+        """The answer can't be completed: it must not look complete either."""
+        transport = self._downstream.transport
+        if transport is not None:
+            reset(transport)
+
+    def problem(self, problem: Problem, *, close: bool = False) -> None:
+        """An answer of our own."""
+        body = problem.body()
+        lines = [
+            b"Content-Type: application/problem+json",
+            b"Content-Length: %d" % len(body),
+            b"Cache-Control: no-store",
+            *(name + b": " + value for name, value in problem.headers),
+        ]
+        if close:
+            self._keep = False
+        self.head(problem.status, problem.reason, lines, has_body=True, length_known=True)
+        self.end(b"" if self._head_only else body)
+
+    def switch(self, head: bytes, far: TunnelEnd) -> None:
+        """From here both connections are opaque. `head` is written to the program first."""
+        early = self._downstream.leave()
+        transport = self._downstream.transport
+        if transport is None:
+            if far.transport is not None:
+                far.transport.abort()
+            return
+        join(transport, far, head, early)
+
+    def _write(self, data: bytes) -> None:
+        transport = self._downstream.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)

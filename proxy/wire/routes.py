@@ -1,0 +1,206 @@
+"""Whose request is this, and where does it go? One answer for each kind of listener."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from proxy.wire.gate import Agent, Gate
+from proxy.wire.headers import RequestFields, without_authorization
+from proxy.wire.origin import DEFAULT_PORTS, Origin
+from proxy.wire.parsers import RequestHead
+from proxy.wire.problem import Problem
+
+
+@dataclass(slots=True)
+class Target:
+    """Where a request goes. `path` is the origin-form target in bytes; `mount` is set for reverse
+    mounts: (the path prefix under which the program sees the provider, the provider's own)."""
+
+    agent: Agent
+    origin: Origin
+    path: bytes
+    mount: "MountPoint | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class MountPoint:
+    """A provider under a path. `outer` is what the program asks below (`/NAME`), `inner` the base
+    path of the provider (no trailing slash)."""
+
+    name: str
+    origin: Origin
+    outer: bytes
+    inner: bytes
+
+
+class Router(Protocol):
+    """Finds the target of a request, or raises Problem."""
+
+    def route(self, head: RequestHead, fields: RequestFields) -> Target: ...
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]: ...
+
+
+class ForwardRouter:
+    """An HTTP proxy: absolute-form targets and CONNECT; the agent in Proxy-Authorization."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def route(self, head: RequestHead, fields: RequestFields) -> Target:
+        url = head.url
+        if not url.absolute or not url.raw_host:
+            raise Problem(
+                400,
+                "not_a_proxy_request",
+                "This is an HTTP proxy: set HTTP_PROXY to this address and ask for an absolute"
+                " URL. No payment was made.",
+            )
+        scheme = url.scheme.lower()
+        if scheme not in DEFAULT_PORTS:
+            raise Problem(
+                400, "scheme_not_supported", "Only http and https URLs go through this proxy."
+            )
+        agent = self._agent(fields)
+        origin = Origin(scheme, url.raw_host.lower(), url.port or DEFAULT_PORTS[scheme])
+        return Target(agent, origin, _origin_form(head))
+
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]:
+        agent = self._agent(fields)
+        host, port = head.url.raw_host, head.url.explicit_port
+        if not host or not port:
+            raise Problem(400, "bad_connect", "CONNECT needs a host and a port, as host:443.")
+        return agent, host.lower(), port
+
+    def _agent(self, fields: RequestFields) -> Agent:
+        agent = None
+        credentials = basic_credentials(fields.proxy_authorization)
+        if credentials is not None:
+            agent = self._gate.by_credentials(*credentials)
+        if agent is None:
+            said = "was not accepted" if fields.proxy_authorization else "is missing"
+            raise Problem(
+                407,
+                "proxy_authentication_required",
+                f"The agent's credential {said}: set HTTP_PROXY=http://AGENT:TOKEN@HOST:PORT"
+                " (`autopay agent add NAME` prints it). Nothing was sent or paid.",
+                headers=((b"Proxy-Authenticate", b'Basic realm="autopay", charset="UTF-8"'),),
+            )
+        return agent
+
+
+class MountRouter:
+    """A reverse proxy: `/NAME/...` is the provider of that name.
+
+    The agent's token comes as Autopay-Token, as `Authorization: Bearer`, or in the path
+    (`/~TOKEN/NAME/...`) where the provider needs Authorization for itself. It never goes on.
+    """
+
+    def __init__(self, gate: Gate, upstreams: Mapping[str, str]) -> None:
+        """`upstreams` maps a name to an http(s) URL, which may have a base path."""
+        self._gate = gate
+        self._mounts: dict[bytes, MountPoint] = {}
+        for name, upstream in upstreams.items():
+            parts = urlsplit(upstream)
+            port = parts.port or DEFAULT_PORTS[parts.scheme]
+            origin = Origin(parts.scheme, (parts.hostname or "").lower(), port)
+            inner = parts.path.rstrip("/").encode()
+            self._mounts[name.encode()] = MountPoint(name, origin, b"/" + name.encode(), inner)
+
+    def route(self, head: RequestHead, fields: RequestFields) -> Target:
+        path = target_bytes(head)
+        if not path.startswith(b"/"):
+            raise Problem(
+                400,
+                "not_an_origin_form_request",
+                "This listener serves named providers under /NAME/...; it is not an HTTP proxy.",
+            )
+        agent, path, prefix = self._agent(path, fields)
+        name, slash, rest = path[1:].partition(b"/")
+        bare, question, query = name.partition(b"?")
+        mount = self._mounts.get(bare)
+        if mount is None or (slash and question):
+            known = ", ".join(sorted(m.name for m in self._mounts.values())) or "none"
+            raise Problem(
+                404,
+                "no_such_provider",
+                f"No provider is mounted here. Mounted providers: {known}. Add one to"
+                ' autopay.toml as [providers.NAME] upstream = "https://...".',
+            )
+        inner = mount.inner + (slash + rest if slash else b"/" + question + query)
+        if prefix:
+            mount = MountPoint(mount.name, mount.origin, prefix + mount.outer, mount.inner)
+        return Target(agent, mount.origin, inner, mount)
+
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]:
+        raise Problem(405, "method_not_allowed", "This listener is not an HTTP proxy.")
+
+    def _agent(self, path: bytes, fields: RequestFields) -> tuple[Agent, bytes, bytes]:
+        """The agent, the path without its token, and the prefix that was taken off."""
+        agent = None
+        if path.startswith(b"/~"):
+            token, slash, rest = path[2:].partition(b"/")
+            agent = self._gate.by_token(token.decode("ascii", "replace"))
+            if agent is not None:
+                return agent, slash + rest, b"/~" + token
+        if fields.token is not None:
+            agent = self._gate.by_token(fields.token.decode("ascii", "replace"))
+        elif fields.authorization is not None and fields.authorization[:7].lower() == b"bearer ":
+            agent = self._gate.by_token(fields.authorization[7:].strip().decode("ascii", "replace"))
+            if agent is not None:
+                fields.lines = without_authorization(fields.lines)
+        if agent is None:
+            raise Problem(
+                401,
+                "authentication_required",
+                "Send the agent's token as Autopay-Token, as Authorization: Bearer, or in the path"
+                " as /~TOKEN/NAME/... (`autopay agent add NAME` prints one). Nothing was sent or"
+                " paid.",
+                headers=((b"WWW-Authenticate", b'Bearer realm="autopay"'),),
+            )
+        return agent, path, b""
+
+
+def basic_credentials(value: bytes | None) -> tuple[str, str] | None:
+    """(name, token) of a Basic credential, or None."""
+    if value is None or value[:6].lower() != b"basic ":
+        return None
+    try:
+        name, colon, token = base64.b64decode(value[6:].strip(), validate=True).partition(b":")
+        return (name.decode(), token.decode()) if colon else None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def target_bytes(head: RequestHead) -> bytes:
+    """The request target, byte for byte."""
+    return head.path.encode("utf-8", "surrogateescape")
+
+
+def _origin_form(head: RequestHead) -> bytes:
+    """An absolute-form target's path and query, byte for byte (RFC 9112 section 3.2.1)."""
+    target = target_bytes(head).partition(b"#")[0]
+    start = target.find(b"//") + 2
+    ends = [at for at in (target.find(b"/", start), target.find(b"?", start)) if at >= 0]
+    path = target[min(ends) :] if ends else b""
+    if not path:
+        return b"*" if head.method == "OPTIONS" else b"/"
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def rewrite_location(lines: list[bytes], mount: MountPoint) -> list[bytes]:
+    """A mounted provider's redirect to itself, as the program has to ask for it."""
+    return [_relocated(line, mount) if line[:9].lower() == b"location:" else line for line in lines]
+
+
+def _relocated(line: bytes, mount: MountPoint) -> bytes:
+    value = line[9:].strip()
+    base = mount.origin.scheme.encode() + b"://" + mount.origin.authority
+    if value.startswith(base) and value[len(base) : len(base) + 1] in (b"", b"/", b"?"):
+        value = value[len(base) :] or b"/"
+    local = value.startswith(b"/") and not value.startswith(b"//")
+    if local and (value == mount.inner or value.startswith(mount.inner + b"/")):
+        return b"Location: " + mount.outer + value[len(mount.inner) :]
+    return line
