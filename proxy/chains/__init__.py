@@ -1,0 +1,79 @@
+"""Chains: from an offer that policy allowed to a signed authorization, at most one per request.
+
+Each family of chains is a module behind the `Chain` protocol. Nothing here sends a payment: a
+facilitator of the server's choice brings it on chain, so an `Authorization` carries everything
+that is needed to find out later whether it did.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from proxy.x402 import Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """A signed payment that has not left the process yet. Amounts are atomic units of the asset."""
+
+    payload: Mapping[str, Any] = field(hash=False, repr=False)
+    """The scheme's part of the payment header: `{"transaction": "<base64>"}`. Bearer money."""
+    network: str
+    asset: str
+    amount: int
+    pay_to: str
+    payer: str
+    fee_payer: str
+    source_account: str
+    destination_account: str
+    memo: str | None
+    """The memo in the message: the seller's, else ours of 32 random hex digits; None without."""
+    blockhash: str
+    last_valid_block_height: int
+    """From our own RPC. The payment can land up to one block later than this."""
+    blockhash_slot: int
+    """A lower bound for every scan of the chain that looks for this payment."""
+    client_signature: str
+    """Base58; known before sending, unlike the transaction's id, which is the fee payer's."""
+    message_sha256: bytes
+    """Of the signed bytes. The chain lets one message land once, whoever sends it how often."""
+
+
+class Unpayable(Exception):
+    """This offer cannot be paid now; nothing was signed that could leave.
+
+    `code` is insufficient_funds, no_destination_account, no_wallet, rpc_unavailable, unsafe_offer
+    or network_not_configured; `detail` is one sentence of our own words and table values;
+    `retry_after` is in seconds where waiting may help.
+    """
+
+    def __init__(self, code: str, detail: str, retry_after: int | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class Chain(Protocol):
+    """One network with one wallet."""
+
+    network: str
+
+    async def start(self) -> None:
+        """Begin to keep fresh what payments need. An unreachable RPC is no error here."""
+
+    async def close(self) -> None:
+        """Stop and release connections."""
+
+    async def prepare(
+        self, offer: Offer, *, with_memo: bool = True, fresh_after: str | None = None
+    ) -> Authorization:
+        """Build, check and sign a payment of exactly `offer`. Raises Unpayable.
+
+        `with_memo=False` is for old v1 facilitators that refuse a memo. `fresh_after` asks for a
+        blockhash newer than that one: two equal payments without a memo of our own under one
+        blockhash are one and the same transaction.
+        """
+
+    def discard(self, authorization: Authorization) -> None:
+        """Tell that this authorization was never sent and never will be."""
