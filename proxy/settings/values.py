@@ -1,0 +1,119 @@
+"""What a value may look like in the file or in the environment, and what it becomes.
+
+Each reader raises ValueError with the words that end the sentence "KEY = VALUE …".
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field
+
+from policies import PolicyError, parse_usd
+
+_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener binds; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, Address):
+        return value
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+)):([0-9]{1,5})", str(value))
+    if match is None or int(match[3]) > 65535:
+        raise ValueError('must be "host:port", like "127.0.0.1:8402" or "[::1]:8402"')
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def _size(value: object) -> object:
+    match = re.fullmatch(r"([0-9]{1,15})\s*([a-z]*)", str(value).strip().lower())
+    if isinstance(value, bool) or match is None or match[2] not in _SIZE_UNITS:
+        raise ValueError('must be a whole number of bytes, or a text like "64KiB" or "100MiB"')
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def _usd(value: object) -> int:
+    if isinstance(value, bool | float) or not isinstance(value, str | int | Decimal):
+        raise ValueError('must be an amount in USD, like "0.05"')
+    try:
+        return parse_usd(format(value, "f") if isinstance(value, Decimal) else str(value))
+    except PolicyError as error:
+        raise ValueError('must be an amount in USD with at most 6 decimals, like "0.05"') from error
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _database_url(value: object) -> object:
+    if value and not re.match(r"postgres(ql)?://", str(value)):
+        raise ValueError('must be like "postgresql://user:password@host/database", or empty')
+    return value
+
+
+def _http_url(value: object, example: str, *, bare: bool) -> str:
+    text = str(value)
+    try:
+        url = urlsplit(text)
+        plain = not re.search(r"[\s\x00-\x1f\x7f]", text) and url.port != 0
+    except ValueError:
+        plain = False
+    if not plain or url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError(f'must be an http:// or https:// URL, like "{example}"')
+    if bare and (url.query or url.fragment or "@" in url.netloc):
+        raise ValueError(f'must have no user, query or fragment, like "{example}"')
+    return text
+
+
+def _upstream(value: object) -> str:
+    return _http_url(value, "https://api.example/v1", bare=True).rstrip("/")
+
+
+def _rpc_url(value: object) -> str:
+    return _http_url(value, "https://api.devnet.solana.com", bare=False)
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("must be a path")
+    return Path(value).expanduser().absolute()
+
+
+def _existing_file(value: object) -> Path:
+    path = _path(value)
+    if not path.is_file():
+        raise ValueError("must be an existing file")
+    return path
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+MicroUsd = Annotated[int, BeforeValidator(_usd)]
+Listener = Annotated[Address, BeforeValidator(_address)]
+Location = Annotated[Path, BeforeValidator(_path)]
+ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
+Upstream = Annotated[str, BeforeValidator(_upstream)]
+RpcUrl = Annotated[str, BeforeValidator(_rpc_url)]
+DatabaseUrl = Annotated[str, BeforeValidator(_database_url)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]

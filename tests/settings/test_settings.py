@@ -1,0 +1,207 @@
+"""Settings: read, overridden, refused, each with one clear line."""
+
+import re
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from proxy.settings import NETWORK_IDS, Address, Settings, SettingsError, default_toml
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "autopay.toml"
+
+
+def load(file: Path, text: str, **environ: str) -> Settings:
+    file.write_text(text)
+    return Settings.load(file, environ)
+
+
+def problems(file: Path, text: str, **environ: str) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(file, text, **environ)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    assert all("\n" not in line for line in caught.value.problems)
+    return caught.value.problems
+
+
+def test_without_any_file_the_defaults_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("proxy.paths.user_config_dir", lambda: tmp_path)
+    settings = Settings.load(environ={"AUTOPAY_DATA_DIR": str(tmp_path)})
+    assert settings.listen.proxy == Address("127.0.0.1", 8402)
+    assert settings.wallet_path == tmp_path / "wallet.json"
+    assert settings.rpc_urls == {NETWORK_IDS["devnet"]: "https://api.devnet.solana.com"}
+    assert (settings.policy.per_call, settings.policy.daily) == (50_000, 1_000_000)
+    assert settings.limits.replay_disk_bytes == 100 * 2**20
+    assert settings.timeouts.connect == 10.0
+
+
+def test_the_file_is_found_here_then_in_the_configuration_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, config = tmp_path / "here", tmp_path / "config"
+    for directory in (here, config):
+        directory.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("proxy.paths.user_config_dir", lambda: config)
+    (config / "autopay.toml").write_text('log_level = "error"')
+    assert Settings.load(environ={}).log_level == "error"
+    (here / "autopay.toml").write_text('log_level = "DEBUG"')
+    assert Settings.load(environ={}).log_level == "debug"
+    with pytest.raises(SettingsError, match=r"missing\.toml: cannot be read: No such file"):
+        Settings.load(tmp_path / "missing.toml", {})
+
+
+def test_the_environment_overrides_the_file(file: Path) -> None:
+    settings = load(
+        file,
+        '[listen]\nproxy = "0.0.0.0:1"\nmounts = "[::1]:2"\n[policy]\ndaily = 3\n',
+        AUTOPAY_LISTEN__PROXY="localhost:9000",
+        AUTOPAY_POLICY__PER_CALL="0.000001",
+        AUTOPAY_PROVIDERS__WEATHER__UPSTREAM="https://api.example/v1/",
+        AUTOPAY_PROVIDERS__WEATHER__MEMO="false",
+        AUTOPAY_NETWORKS__MAINNET__RPC_URL="https://rpc.example/?api-key=K",
+        AUTOPAY_LOG_LEVEL="",
+        DATABASE_URL="postgresql://a@b/c",
+        HOME="/nowhere",
+    )
+    assert settings.listen.proxy == Address("localhost", 9000)
+    assert settings.listen.mounts == Address("::1", 2)
+    assert str(settings.listen.mounts) == "[::1]:2"
+    assert (settings.policy.per_call, settings.policy.daily) == (1, 3_000_000)
+    weather = settings.providers["weather"]
+    assert (weather.upstream, weather.memo) == ("https://api.example/v1", False)
+    assert list(settings.rpc_urls) == [NETWORK_IDS["mainnet"]]
+    assert settings.log_level == "info", "an empty variable is one that is not set"
+    assert settings.database_url == "postgresql://a@b/c"
+    own = load(file, "", DATABASE_URL="postgresql://a", AUTOPAY_DATABASE_URL="postgresql://b")
+    assert own.database_url == "postgresql://b"
+
+
+@pytest.mark.parametrize(
+    ("written", "micros"),
+    [("0.1", 100_000), ('"0.1"', 100_000), ("0.30", 300_000), ("2", 2_000_000), ("1e-6", 1)],
+)
+def test_money_is_exact_however_it_is_written(file: Path, written: str, micros: int) -> None:
+    assert load(file, f"[policy]\nper_call = {written}").policy.per_call == micros
+
+
+@pytest.mark.parametrize(
+    ("written", "size"), [("1024", 1024), ('"64KiB"', 65536), ('"1 MiB"', 2**20), ('"2kB"', 2000)]
+)
+def test_sizes(file: Path, written: str, size: int) -> None:
+    assert load(file, f"[limits]\nheader_bytes = {written}").limits.header_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("colour = 1", "colour is not a setting; known here: database_url"),
+        ("log_levl = 1", "log_levl is not a setting; did you mean log_level (AUTOPAY_LOG_LEVEL)?"),
+        ("[listen]\nproxi = 1", "did you mean listen.proxy (AUTOPAY_LISTEN__PROXY)?"),
+        ("per_call = 1", "per_call is not a setting; did you mean policy.per_call"),
+        (
+            '[networks.mainet]\nrpc_url = "http://a"',
+            "networks.mainet is not a setting; did you mean networks.mainnet",
+        ),
+        (
+            '[providers.w]\nurl = 1\nupstream = "http://a"',
+            "providers.w.url is not a setting; known here: upstream, memo",
+        ),
+        ("[providers.w]", "providers.w.upstream is missing"),
+        ('[providers.W_1]\nupstream = "http://a"', "providers.W_1 must be named by a-z, 0-9"),
+        ("listen = 3", "listen = 3 must be a table"),
+        ('[listen]\nproxy = "8402"', 'listen.proxy = "8402" must be "host:port", like'),
+        ('[listen]\nproxy = "h:65536"', 'listen.proxy = "h:65536" must be "host:port", like'),
+        ('[limits]\nheader_bytes = "64 pears"', '"64 pears" must be a whole number of bytes'),
+        ("[limits]\nheader_bytes = 0", "limits.header_bytes = 0 must be more than 0"),
+        ("[limits]\nconnections = 1.5", 'limits.connections = "1.5" must be a whole number'),
+        ('[timeouts]\nidle = "long"', 'timeouts.idle = "long" must be a number'),
+        ("[timeouts]\nidle = true", "timeouts.idle = true must be a number"),
+        ("[timeouts]\nidle = inf", "must be a number"),
+        ('[policy]\ndaily = "-1"', 'policy.daily = "-1" must be an amount in USD'),
+        ("[policy]\ndaily = 0.0000001", "must be an amount in USD with at most 6 decimals"),
+        ("[policy]\ndaily = true", "policy.daily = true must be an amount in USD"),
+        (
+            'log_level = "loud"',
+            "log_level = \"loud\" must be 'debug', 'info', 'warning' or 'error'",
+        ),
+        ('[tls]\nca_file = "/nowhere"', 'tls.ca_file = "/nowhere" must be an existing file'),
+        ('[providers.w]\nupstream = "ftp://a"', "must be an http:// or https:// URL"),
+        ('[providers.w]\nupstream = "http://a?b"', "must have no user, query or fragment"),
+        ("a = = 1", "is not valid TOML"),
+    ],
+)
+def test_a_bad_setting_is_one_line_with_its_origin(file: Path, text: str, line: str) -> None:
+    (told,) = problems(file, text)
+    assert told.startswith(f"{file}: ")
+    assert line in told
+
+
+def test_each_bad_setting_has_its_line_and_names_its_variable(file: Path) -> None:
+    told = problems(
+        file,
+        '[limits]\nheader_bytes = "x"\n[breaker]\nfailures = "few"\n',
+        AUTOPAY_BREAKER__FAILURES="many",
+        AUTOPAY_POLICY_DAILY="1",
+        AUTOPAY_LISTEN="here",
+    )
+    assert len(told) == 4
+    assert any(line.startswith(f"{file}: limits.header_bytes") for line in told)
+    assert 'AUTOPAY_BREAKER__FAILURES: breaker.failures = "many" must be a whole number' in told
+    assert any("AUTOPAY_POLICY_DAILY" in line and "AUTOPAY_POLICY__DAILY" in line for line in told)
+    assert 'AUTOPAY_LISTEN: listen = "here" must be a table' in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'database_url = "mysql://u:SECRET@host/d"',
+        'database_url = "SECRET"',
+        '[networks.mainnet]\nrpc_url = "wss://rpc.example/?api-key=SECRET"',
+        '[networks.mainnet]\nrpc_url = "https://rpc.example/SE CRET"',
+        '[networks]\nmainnet = "https://rpc.example/SECRET"',
+        '[networks]\nmainnet.rpc_url = {a = "SECRET"}',
+        '[providers.w]\nupstream = "https://user:SECRET@api.example"',
+    ],
+)
+def test_secrets_are_never_shown(file: Path, text: str) -> None:
+    assert not re.search("SECRET|SE CRET", "".join(problems(file, text)))
+
+
+def test_secrets_are_not_in_the_repr_either(file: Path) -> None:
+    settings = load(
+        file,
+        'database_url = "postgresql://u:SECRET@h/d"\n'
+        '[networks.mainnet]\nrpc_url = "https://a/SECRET"',
+    )
+    assert "SECRET" not in repr(settings)
+
+
+def test_settings_cannot_be_changed(file: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(file, "").listen.proxy = Address("h", 1)
+
+
+def test_the_default_file_changes_nothing_and_explains_every_setting(file: Path) -> None:
+    assert load(file, default_toml()) == load(file, "")
+
+    uncommented = re.sub(r"^#(?=[a-z_]+ = |\[)", "", default_toml(), flags=re.M)
+    examples = (
+        r"^(data_dir|path|ca_file) = .*\n|^\[networks.mainnet\]\n.*\n|^\[providers.*\n(.*\n){3}"
+    )
+    assert load(file, re.sub(examples, "", uncommented, flags=re.M)) == load(file, "")
+
+    explained = tomllib.loads(uncommented, parse_float=Decimal)
+    assert set(explained) == set(Settings.model_fields)
+    for section, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            assert set(explained[section]) == set(kind.model_fields), section
