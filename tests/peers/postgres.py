@@ -46,3 +46,12 @@ async def fresh_database(dsn: str, template: str | None = None) -> str:
     finally:
         await connection.close()
     return urlsplit(dsn)._replace(path=f"/{name}").geturl()
+
+
+async def drop_database(server: str, dsn: str) -> None:
+    """Drop the database of `dsn`, whoever is connected to it."""
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(f'DROP DATABASE "{urlsplit(dsn).path[1:]}" WITH (FORCE)')
+    finally:
+        await connection.close()

@@ -1,0 +1,221 @@
+"""Who may spend: agents, their tokens and their policies, as the operator changes them.
+
+Every change is one statement; every running proxy hears of it at once (`directory.py`).
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from policies import Policy, validated
+from proxy.ledger.database import Database, LedgerError
+from proxy.ledger.ids import new_id
+
+_Found = TypeVar("_Found")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+# A removed agent of the same name comes back as itself: today's spending still counts.
+_ADD = """
+WITH agent AS (
+    INSERT INTO agents (id, name) VALUES ($1, $2)
+    ON CONFLICT (name) DO UPDATE SET is_active = true WHERE NOT agents.is_active
+    RETURNING id
+), token AS (
+    INSERT INTO agent_tokens (token_sha256, agent_id) SELECT $3, id FROM agent
+), policy AS (
+    INSERT INTO agent_policies AS p (
+        agent_id, frozen, per_call_limit_micros, daily_limit_micros, session_limit_micros,
+        allowed_endpoints, allowed_pay_to, allowed_assets, allowed_networks, updated_by)
+    SELECT id, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM agent
+    ON CONFLICT (agent_id) DO UPDATE SET
+        frozen = excluded.frozen,
+        per_call_limit_micros = excluded.per_call_limit_micros,
+        daily_limit_micros = excluded.daily_limit_micros,
+        session_limit_micros = excluded.session_limit_micros,
+        allowed_endpoints = excluded.allowed_endpoints,
+        allowed_pay_to = excluded.allowed_pay_to,
+        allowed_assets = excluded.allowed_assets,
+        allowed_networks = excluded.allowed_networks,
+        updated_by = excluded.updated_by
+)
+SELECT id FROM agent
+"""
+_REMOVE = """
+WITH agent AS (
+    UPDATE agents SET is_active = false WHERE name = $1 AND is_active RETURNING id
+), revoked AS (
+    UPDATE agent_tokens SET revoked_at = now()
+    WHERE agent_id IN (SELECT id FROM agent) AND revoked_at IS NULL
+)
+SELECT id FROM agent
+"""
+_ROTATE = """
+WITH agent AS (
+    SELECT id FROM agents WHERE name = $1 AND is_active
+), revoked AS (
+    UPDATE agent_tokens SET revoked_at = now()
+    WHERE agent_id IN (SELECT id FROM agent) AND revoked_at IS NULL
+)
+INSERT INTO agent_tokens (token_sha256, agent_id) SELECT $2, id FROM agent RETURNING agent_id
+"""
+_SET_POLICY = """
+UPDATE agent_policies SET
+    frozen = $2, per_call_limit_micros = $3, daily_limit_micros = $4, session_limit_micros = $5,
+    allowed_endpoints = $6, allowed_pay_to = $7, allowed_assets = $8, allowed_networks = $9,
+    updated_by = $10
+FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
+RETURNING version
+"""
+_FREEZE = """
+UPDATE agent_policies SET frozen = $2, updated_by = $3
+FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
+RETURNING version
+"""
+_LIST = """
+SELECT a.id, a.name, a.is_active, a.created_at, p.*
+FROM agents a JOIN agent_policies p ON p.agent_id = a.id
+ORDER BY a.name
+"""
+
+
+class AgentError(LedgerError):
+    """There is no such agent, or there is one already. One clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Who spends. The name is for people and credentials; the books go by the id."""
+
+    id: UUID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """An agent as the operator sees it."""
+
+    agent: Agent
+    is_active: bool
+    created_at: datetime
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class NewAgent:
+    """A new agent and its token, which is not kept and cannot be shown again."""
+
+    agent: Agent
+    token: str
+
+
+async def add(
+    database: Database, name: str, policy: Policy | None = None, *, by: str = ""
+) -> NewAgent:
+    """Makes an agent with a token, under `policy` or the default one.
+
+    A removed agent of that name is brought back with its books. Raises AgentError if the name is
+    taken or no name, PolicyError if the policy cannot be meant.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise AgentError(
+            f"{name[:100]!r} cannot be an agent's name: use 1 to 100 letters, digits, . _ and -"
+        )
+    token = _new_token()
+    agent_id: UUID | None = await database.fetchval(
+        _ADD, new_id(), name, token_hash(token), *_columns(policy or Policy(name)), by
+    )
+    if agent_id is None:
+        raise AgentError(f"there is an agent {name!r} already")
+    return NewAgent(Agent(agent_id, name), token)
+
+
+async def remove(database: Database, name: str) -> None:
+    """Deactivates an agent and revokes its tokens. Its books stay. Raises AgentError if unknown."""
+    _known(name, await database.fetchval(_REMOVE, name))
+
+
+async def rotate_token(database: Database, name: str) -> str:
+    """Revokes an agent's tokens and returns its new one. Raises AgentError if unknown."""
+    token = _new_token()
+    _known(name, await database.fetchval(_ROTATE, name, token_hash(token)))
+    return token
+
+
+async def set_policy(database: Database, policy: Policy, *, by: str = "") -> int:
+    """Replaces the whole policy of `policy.agent` and returns its new version.
+
+    Raises PolicyError if it cannot be meant, AgentError if the agent is unknown.
+    """
+    version: int | None = await database.fetchval(_SET_POLICY, policy.agent, *_columns(policy), by)
+    return _known(policy.agent, version)
+
+
+async def set_frozen(database: Database, name: str, frozen: bool, *, by: str = "") -> int:
+    """Freezes or thaws an agent's spending. Once a freeze has returned, nothing is granted."""
+    version: int | None = await database.fetchval(_FREEZE, name, frozen, by)
+    return _known(name, version)
+
+
+async def list_all(database: Database) -> list[AgentInfo]:
+    """Every agent, removed ones too, by name."""
+    return [
+        AgentInfo(
+            agent=Agent(row["id"], row["name"]),
+            is_active=row["is_active"],
+            created_at=row["created_at"],
+            policy=policy_of(row),
+        )
+        for row in await database.fetch(_LIST)
+    ]
+
+
+def token_hash(token: str) -> bytes:
+    """What is stored of a token."""
+    return sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def policy_of(row: asyncpg.Record) -> Policy:
+    """A policy from a row that holds the agent's `name` and the columns of agent_policies."""
+    return Policy(
+        agent=row["name"],
+        frozen=row["frozen"],
+        per_call_limit=row["per_call_limit_micros"],
+        daily_limit=row["daily_limit_micros"],
+        session_limit=row["session_limit_micros"],
+        allowed_endpoints=tuple(row["allowed_endpoints"]),
+        allowed_pay_to=tuple(row["allowed_pay_to"]),
+        allowed_assets=tuple(row["allowed_assets"]),
+        allowed_networks=tuple(row["allowed_networks"]),
+        version=row["version"],
+    )
+
+
+def _new_token() -> str:
+    return "ap_" + secrets.token_urlsafe(32)
+
+
+def _columns(policy: Policy) -> tuple[object, ...]:
+    checked = validated(policy)
+    return (
+        checked.frozen,
+        checked.per_call_limit,
+        checked.daily_limit,
+        checked.session_limit,
+        list(checked.allowed_endpoints),
+        list(checked.allowed_pay_to),
+        list(checked.allowed_assets),
+        list(checked.allowed_networks),
+    )
+
+
+def _known(name: str, found: _Found | None) -> _Found:
+    if found is None:
+        raise AgentError(f"there is no agent {name[:100]!r}")
+    return found

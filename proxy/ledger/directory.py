@@ -1,0 +1,166 @@
+"""Agents, tokens and policies in memory: every look-up of the hot path is a dictionary's.
+
+A change in the database is heard at once (NOTIFY, sent by triggers on the three tables) and read as
+a whole. Without the database the last known state goes on: traffic flows, and the ledger, which
+reads limits and `frozen` itself, pays nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+import asyncpg
+
+from policies import Policy
+from proxy.ledger.agents import Agent, policy_of, token_hash
+from proxy.ledger.database import LedgerUnavailable
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+log = logging.getLogger(__name__)
+
+# One statement, so one snapshot: never a new token beside an old policy.
+_LOAD = """
+SELECT a.id, a.name, a.is_active, p.*,
+       ARRAY(SELECT t.token_sha256 FROM agent_tokens t
+             WHERE t.agent_id = a.id AND t.revoked_at IS NULL) AS tokens
+FROM agents a JOIN agent_policies p ON p.agent_id = a.id
+"""
+_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class Named(Protocol):
+    """All that the data plane knows of an agent."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    tokens: Mapping[bytes, Agent] = field(default_factory=dict)  # by hash; of active agents
+    names: Mapping[str, Agent] = field(default_factory=dict)  # removed ones too
+    policies: Mapping[UUID, Policy] = field(default_factory=dict)  # of active agents
+
+
+class Directory:
+    """`start()` it, then ask. It also reads every `poll` seconds without having heard anything."""
+
+    def __init__(self, dsn: str, *, poll: float = 15.0, timeout: float = 5.0) -> None:
+        self._dsn = dsn
+        self._poll = poll
+        self._timeout = timeout
+        self._state = _State()
+        self._changed = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reads everything and keeps it fresh. Raises LedgerUnavailable if it cannot be read."""
+        try:
+            connection = await self._connect()
+        except _TROUBLE as error:
+            raise LedgerUnavailable(_line(error), may_have_happened=False) from error
+        self._watcher = asyncio.create_task(self._watch(connection), name="ledger directory")
+
+    async def close(self) -> None:
+        """Stops listening; look-ups go on answering from what is known."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+    def by_token(self, token: str) -> Agent | None:
+        """The agent whose token this is.
+
+        The look-up is by hash: its timing tells of the SHA-256 of a guess, not of a token.
+        """
+        return self._state.tokens.get(token_hash(token))
+
+    def authenticate(self, name: str, token: str) -> Agent | None:
+        """The agent of this name, if this is its token."""
+        agent = self.by_token(token)
+        if agent is None or not compare_digest(
+            agent.name.encode(), name.encode("utf-8", "surrogateescape")
+        ):
+            return None
+        return agent
+
+    def agent(self, who: Named) -> Agent:
+        """The agent that was authenticated before as `who`, whether it was removed since or not.
+
+        Raises KeyError for a name that never was an agent's.
+        """
+        return self._state.names[who.name]
+
+    def policy(self, agent: Agent) -> Policy:
+        """The agent's policy; a frozen one if it was removed since it was looked up."""
+        found = self._state.policies.get(agent.id)
+        return found or Policy(agent.name, True, per_call_limit=0, daily_limit=0, session_limit=0)
+
+    async def _connect(self) -> "Connection":
+        async with asyncio.timeout(self._timeout):
+            connection = await asyncpg.connect(
+                self._dsn,
+                command_timeout=self._timeout,
+                server_settings={"application_name": "autopay directory"},
+            )
+            try:
+                # First listen, then read: what changes in between is heard.
+                await connection.add_listener("autopay_directory", self._wake)
+                connection.add_termination_listener(self._wake)
+                await self._load(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def _load(self, connection: "Connection") -> None:
+        tokens: dict[bytes, Agent] = {}
+        names: dict[str, Agent] = {}
+        policies: dict[UUID, Policy] = {}
+        for row in await connection.fetch(_LOAD):
+            agent = names[row["name"]] = Agent(row["id"], row["name"])
+            if row["is_active"]:
+                policies[agent.id] = policy_of(row)
+                tokens.update(dict.fromkeys(row["tokens"], agent))
+        self._state = _State(tokens, names, policies)
+
+    async def _watch(self, connection: "Connection") -> None:
+        pause = 0.1
+        while True:
+            try:
+                if connection.is_closed():
+                    connection = await self._connect()
+                    log.info("the agents' directory is connected again")
+                await self._refresh(connection)
+                pause = 0.1
+            except _TROUBLE as error:
+                connection.terminate()
+                log.warning("the agents' directory is not fresh: %s", _line(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+            except asyncio.CancelledError:
+                connection.terminate()
+                raise
+
+    async def _refresh(self, connection: "Connection") -> None:
+        """Waits for a change, or for the next poll, and reads."""
+        try:
+            async with asyncio.timeout(self._poll):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+        await self._load(connection)
+
+    def _wake(self, *_: object) -> None:
+        self._changed.set()
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no answer in time"
+    return f"the ledger's database: {text[:300]}"

@@ -1,0 +1,170 @@
+"""What was decided, paid and left open: the operator's questions. Money in micro-USD."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+from proxy.ledger.database import Database
+
+_RECEIPTS = """
+SELECT l.id, a.name AS agent, l.method, l.endpoint, l.amount, l.symbol, l.network, l.pay_to,
+       l.amount_micros AS price, coalesce(l.tx_hash, l.settle_tx_hash, '') AS transaction,
+       l.success, l.http_status, l.latency_ms, l.session_id, l.trace_id, l.created_at
+FROM x402_payment_logs l JOIN agents a ON a.id = l.agent_id
+WHERE ($1::text IS NULL OR a.name = $1)
+ORDER BY l.created_at DESC, l.id DESC LIMIT $2
+"""
+_DECISIONS = """
+SELECT d.id, d.payment_id, coalesce(a.name, d.agent_id::text) AS agent, d.method, d.endpoint,
+       d.decision, d.reason, d.detail, d.quoted_price_micros AS price, d.limit_micros AS limit,
+       d.spent_today_micros AS spent_today, d.reserved_micros AS held_today,
+       d.remaining_daily_micros AS remaining_today, d.policy_version, d.session_id, d.trace_id,
+       d.created_at
+FROM policy_decision_logs d LEFT JOIN agents a ON a.id = d.agent_id
+WHERE ($1::text IS NULL OR a.name = $1)
+ORDER BY d.created_at DESC, d.id DESC LIMIT $2
+"""
+_TODAY = """
+SELECT a.name AS agent, t.day, p.frozen, coalesce(c.spent_micros, 0) AS spent,
+       coalesce(c.held_micros, 0) AS held, p.daily_limit_micros AS limit,
+       greatest(p.daily_limit_micros - coalesce(c.spent_micros, 0) - coalesce(c.held_micros, 0), 0)
+           AS remaining,
+       coalesce(c.paid_calls, 0) AS paid_calls
+FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) t
+CROSS JOIN agents a
+JOIN agent_policies p ON p.agent_id = a.id
+LEFT JOIN budget_counters c ON c.scope = agent_day_scope(a.id, t.day)
+WHERE a.is_active
+ORDER BY a.name
+"""
+_OPEN = """
+SELECT p.id, a.name AS agent, p.status::text AS status, p.method, p.endpoint,
+       p.amount_atomic::text AS amount, p.symbol, p.network, p.pay_to, p.price_micros AS price,
+       p.doubt_reason, p.in_doubt_since, p.blockhash, p.last_valid_block_height,
+       p.client_signature, p.created_at
+FROM payments p JOIN agents a ON a.id = p.agent_id
+WHERE p.status IN ('INITIATED', 'SIGNED')
+  AND (p.in_doubt_since IS NOT NULL OR p.created_at < now() - make_interval(secs => $1))
+  AND ($3::text IS NULL OR a.name = $3)
+ORDER BY p.created_at LIMIT $2
+"""
+
+MEMO_REFUSED = "memo_refused"
+"""The doubt_reason of a payment whose facilitator wanted no memo."""
+
+_MEMO_LESS = """
+SELECT DISTINCT provider FROM payments
+WHERE doubt_reason = $1 AND created_at > now() - interval '90 days'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A settled payment; `amount` in atomic units, as text."""
+
+    id: UUID
+    agent: str
+    method: str
+    endpoint: str
+    amount: str
+    symbol: str
+    network: str
+    pay_to: str
+    price: int
+    transaction: str
+    success: bool
+    http_status: int | None
+    latency_ms: int
+    session_id: str | None
+    trace_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One allow or deny; the `_today` numbers are those after it."""
+
+    id: UUID
+    payment_id: UUID | None
+    agent: str
+    method: str
+    endpoint: str
+    decision: str
+    reason: str
+    detail: str
+    price: int
+    limit: int | None
+    spent_today: int
+    held_today: int
+    remaining_today: int
+    policy_version: int | None
+    session_id: str | None
+    trace_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """An agent's UTC day so far."""
+
+    agent: str
+    day: date
+    frozen: bool
+    spent: int
+    held: int
+    limit: int
+    remaining: int
+    paid_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPayment:
+    """A payment whose fate is not known: its money is held."""
+
+    id: UUID
+    agent: str
+    status: str
+    method: str
+    endpoint: str
+    amount: str
+    symbol: str
+    network: str
+    pay_to: str
+    price: int
+    doubt_reason: str | None
+    in_doubt_since: datetime | None
+    blockhash: str | None
+    last_valid_block_height: int | None
+    client_signature: str | None
+    created_at: datetime
+
+
+async def receipts(database: Database, agent: str | None = None, limit: int = 50) -> list[Receipt]:
+    """The newest receipts, of one agent or of all."""
+    return [Receipt(**dict(row)) for row in await database.fetch(_RECEIPTS, agent, limit)]
+
+
+async def decisions(
+    database: Database, agent: str | None = None, limit: int = 50
+) -> list[Decision]:
+    """The newest decisions, of one agent or of all."""
+    return [Decision(**dict(row)) for row in await database.fetch(_DECISIONS, agent, limit)]
+
+
+async def today(database: Database) -> list[Today]:
+    """What every active agent has spent, holds and has left today."""
+    return [Today(**dict(row)) for row in await database.fetch(_TODAY)]
+
+
+async def in_doubt(
+    database: Database, agent: str | None = None, *, silent_for: float = 60.0, limit: int = 100
+) -> list[OpenPayment]:
+    """Open payments in doubt, or of which nothing was heard for `silent_for` seconds; of one agent
+    or of all, oldest first."""
+    rows = await database.fetch(_OPEN, silent_for, limit, agent)
+    return [OpenPayment(**dict(row)) for row in rows]
+
+
+async def memo_less(database: Database) -> set[str]:
+    """Providers (scheme://host:port) whose facilitators have refused a payment for its memo."""
+    return {row["provider"] for row in await database.fetch(_MEMO_LESS, MEMO_REFUSED)}

@@ -1,0 +1,130 @@
+"""What goes into the ledger and what comes out of it, as values.
+
+Amounts named `amount` are atomic units of the asset; all other money is micro-USD.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A signed authorization before it leaves: who pays, for what, how to find it on chain."""
+
+    payment_id: UUID
+    agent_id: UUID
+    price: int  # what budgets are charged: `amount` in micro-USD, rounded up
+    session_id: str | None
+    trace_id: str | None
+    # the request
+    provider: str  # scheme://host:port
+    method: str
+    endpoint: str  # the URL, as it shall be shown and kept
+    request_body_sha256: bytes | None
+    # the offer
+    x402_version: int
+    network: str
+    asset: str
+    symbol: str
+    amount: int
+    pay_to: str
+    # the authorization; None where a chain has no such thing
+    payer: str | None = None
+    fee_payer: str | None = None
+    source_account: str | None = None
+    destination_account: str | None = None
+    memo: str | None = None
+    blockhash: str | None = None
+    last_valid_block_height: int | None = None
+    blockhash_slot: int | None = None
+    client_signature: str | None = None
+    message_sha256: bytes | None = None  # None: to be signed after the reservation
+    payload: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The money is held. `spent`, `held`, `limit`: the agent's day, this payment included."""
+
+    remaining: int  # the least that is left in any budget
+    spent: int
+    held: int
+    limit: int
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing is held. The numbers are those of the limit that refused, in micro-USD.
+
+    Codes: over_daily_limit, over_session_limit, over_per_call_limit (the policy was tightened
+    since it was asked), frozen, unknown_agent, duplicate_message, abandoned (given up before).
+    """
+
+    code: str
+    limit: int
+    spent: int
+    held: int
+    asked: int
+    resets_at: datetime | None  # when this budget begins anew; None if it does not by itself
+
+
+@dataclass(frozen=True, slots=True)
+class SettledReceipt:
+    """What the provider said when it took the money. Texts are its own: evidence only."""
+
+    claimed: bool  # whether there was a settlement header; False: a 2xx without one
+    http_status: int
+    success: bool  # whether the answer that was paid for is a good one (a paid 500 is not)
+    latency_ms: int
+    transaction: str = ""
+    payer: str = ""
+    network: str = ""
+    amount: int | None = None
+    response_header: str = ""  # as it came: JSON in base64
+    error: str = ""
+    source: str = "provider"  # or "chain": found there, the answer was lost
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One attempt to get something from a provider, paid or not."""
+
+    provider: str
+    url: str
+    method: str
+    status: int  # 599 if no answer came
+    response_hash: str  # SHA-256 of the body, hex; "" if there was none
+    latency_ms: int
+    success: bool
+    schema_ok: bool
+    score: float  # of the provider, at that moment: 0..1
+    attempt: int = 1
+    payment_id: UUID | None = None
+    agent_id: UUID | None = None
+    intent: str = ""  # what it was for; "" = the request itself
+    amount: int = 0  # paid, in atomic units
+    transaction: str = ""
+    pay_to: str = ""
+    error: str = ""
+    id: UUID = field(default_factory=uuid4)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A denial that the ledger did not make itself: a policy's, or of a 402 that cannot be paid."""
+
+    agent_id: UUID
+    method: str
+    endpoint: str
+    reason: str  # the stable code; "not_payable" for a 402 that cannot be paid
+    detail: str  # the sentence, or the code of what could not be paid
+    price: int = 0
+    limit: int | None = None
+    policy_version: int | None = None
+    session_id: str | None = None
+    trace_id: str | None = None
+    id: UUID = field(default_factory=uuid4)

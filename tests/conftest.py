@@ -1,0 +1,36 @@
+"""What every room's tests share: one PostgreSQL server a run, one database a test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from proxy.ledger import migrate
+from tests.peers.postgres import cluster, drop_database, fresh_database
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """A running embedded server: the DSN of a database of it, with nothing in it."""
+    with cluster() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> str:
+    """The DSN of a database to copy: our schema, no rows, nobody connected."""
+
+    async def make() -> str:
+        dsn = await fresh_database(server)
+        await migrate(dsn)
+        return dsn
+
+    return asyncio.run(make())
+
+
+@pytest.fixture
+async def dsn(server: str, template: str) -> AsyncIterator[str]:
+    """A database of this test's own, with our schema and no rows."""
+    dsn = await fresh_database(server, template)
+    yield dsn
+    await drop_database(server, dsn)

@@ -1,0 +1,102 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from policies import Policy
+from proxy.ledger import Agent, Database, Directory, LedgerUnavailable, agents
+from proxy.ledger.agents import NewAgent
+from tests.ledger.wire import Wire
+
+
+@pytest.fixture
+async def new(database: Database) -> NewAgent:
+    return await agents.add(database, "bot")
+
+
+@pytest.fixture
+async def directory(new: NewAgent, wire: Wire) -> AsyncIterator[Directory]:
+    """Reads by poll only every minute: what is fresh was heard."""
+    directory = Directory(wire.dsn, poll=60, timeout=1)
+    await directory.start()
+    yield directory
+    await directory.close()
+
+
+async def seconds_until(condition: Callable[[], bool]) -> float:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < 5, "it never came"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - started
+
+
+async def test_who_is_this(directory: Directory, new: NewAgent) -> None:
+    assert directory.by_token(new.token) == new.agent
+    assert directory.authenticate("bot", new.token) == new.agent
+    assert directory.agent(new.agent) == new.agent
+    assert directory.policy(new.agent) == Policy("bot")
+
+
+async def test_who_is_that(directory: Directory, new: NewAgent) -> None:
+    for token in ("", "ap_", "ap_" + "A" * 43, "\udcff", "ä"):
+        assert directory.by_token(token) is None
+        assert directory.authenticate("bot", token) is None
+    assert directory.authenticate("other", new.token) is None
+    assert directory.authenticate("\udcff", new.token) is None
+    with pytest.raises(KeyError):
+        directory.agent(Agent(new.agent.id, "stranger"))
+
+
+async def test_every_change_is_heard_within_a_second(
+    directory: Directory, database: Database, new: NewAgent
+) -> None:
+    other = await agents.add(database, "other")
+    assert await seconds_until(lambda: directory.by_token(other.token) is not None) < 1
+
+    await agents.set_frozen(database, "bot", True)
+    assert await seconds_until(lambda: directory.policy(new.agent).frozen) < 1
+
+    token = await agents.rotate_token(database, "bot")
+    assert await seconds_until(lambda: directory.by_token(token) == new.agent) < 1
+    assert directory.by_token(new.token) is None
+
+    await agents.remove(database, "bot")
+    assert await seconds_until(lambda: directory.by_token(token) is None) < 1
+    assert directory.agent(new.agent) == new.agent  # one of its requests may be under way
+    assert directory.policy(new.agent).frozen
+
+
+async def test_without_the_database_it_goes_on_and_catches_up(
+    directory: Directory, database: Database, new: NewAgent, wire: Wire
+) -> None:
+    wire.cut()
+    await asyncio.sleep(0.05)
+    assert directory.by_token(new.token) == new.agent
+    await agents.set_frozen(database, "bot", True)
+    await asyncio.sleep(0.05)
+    assert not directory.policy(new.agent).frozen
+    await wire.mend()
+    assert await seconds_until(lambda: directory.policy(new.agent).frozen) < 2
+
+
+async def test_a_connection_that_went_deaf_is_noticed_by_the_poll(
+    new: NewAgent, database: Database, wire: Wire
+) -> None:
+    directory = Directory(wire.dsn, poll=0.2, timeout=0.3)
+    await directory.start()
+    wire.stall()
+    await agents.set_frozen(database, "bot", True)
+    await asyncio.sleep(0.6)
+    assert not directory.policy(new.agent).frozen
+    await wire.mend()
+    assert await seconds_until(lambda: directory.policy(new.agent).frozen) < 2
+    await directory.close()
+
+
+async def test_it_cannot_start_without_having_read_once() -> None:
+    directory = Directory("postgresql:///x?host=/nowhere")
+    with pytest.raises(LedgerUnavailable):
+        await directory.start()
+    await directory.close()
