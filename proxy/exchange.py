@@ -309,6 +309,9 @@ class Exchange:
         deal = committed.deal
         self._chains[deal.offer.network].discard(committed.authorization)
         await self._ledger.release(committed.id, "never_sent")
+        if deal.purchase.gone:
+            deal.purchase.ticket.neutral()
+            return refusals.nobody_waits(committed.id, deal.provider)
         deal.purchase.ticket.failure(why)
         return refusals.not_sent(committed.id, deal.provider, why)
 

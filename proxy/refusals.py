@@ -64,7 +64,7 @@ def over_budget(refused: Refused, provider: str) -> Problem:
 
 def unpayable(error: Unpayable, provider: str) -> Problem:
     """The chain side says no: no funds, no route to the RPC, an offer that is unsafe to sign."""
-    headers = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     if error.retry_after is not None:
         headers = ((b"Retry-After", b"%d" % error.retry_after),)
     return Problem(
@@ -95,6 +95,18 @@ def not_sent(payment_id: UUID, provider: str, why: str) -> Problem:
         "upstream_unreachable",
         f"{provider} asked for a payment and then could not be reached: {why}. The payment never"
         " left, and the money it held is free again.",
+        {"provider": provider, "payment": str(payment_id)},
+    )
+
+
+def nobody_waits(payment_id: UUID, provider: str) -> Problem:
+    """The program closed its side of the connection: it may be gone, and nothing is bought then."""
+    return Problem(
+        408,
+        "program_hung_up",
+        "The program closed its side of the connection before the payment was sent. The payment"
+        " never left, and the money it held is free again. Keep the connection open until the"
+        " answer has come.",
         {"provider": provider, "payment": str(payment_id)},
     )
 

@@ -1,5 +1,7 @@
 """A provider's answer head, as the program gets to see it."""
 
+from collections.abc import Sequence
+
 from proxy.wire.call import Call
 from proxy.wire.headers import header, response_lines
 from proxy.wire.parsers import ResponseHead
@@ -20,12 +22,19 @@ def answer_lines(head: ResponseHead, call: Call) -> list[bytes]:
     return lines
 
 
-def switch(call: Call, head: ResponseHead, early: bytes, upstream: Upstream) -> None:
+def switch(
+    call: Call,
+    head: ResponseHead,
+    early: bytes,
+    upstream: Upstream,
+    extra: Sequence[bytes] = (),
+) -> None:
     """A 101: join the program and the provider."""
     protocol = (header(head.raw_headers, b"upgrade") or b"websocket").strip()
     lines = [
         b"HTTP/1.1 101 " + reason_bytes(head),
         *answer_lines(head, call),
+        *extra,
         b"Connection: Upgrade",
         b"Upgrade: " + protocol,
         b"\r\n",

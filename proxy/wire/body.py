@@ -5,10 +5,13 @@ connection carries the backpressure: what was read is what was sent, plus what i
 """
 
 import asyncio
+import logging
 import tempfile
 from typing import Protocol
 
 from proxy.wire.parsers import Payload
+
+log = logging.getLogger(__name__)
 
 REPLAY_CHUNK = 256 * 1024
 
@@ -29,11 +32,15 @@ class Keeper:
         self.size = 0
 
     def keep(self, data: bytes) -> bool:
-        """Add `data`; False (and nothing kept) if that would pass the cap."""
+        """Add `data`; False (and nothing kept) if that would pass the cap, or the disk is full."""
         if self.size + len(data) > self._limit:
             return False
-        self._file.seek(self.size)
-        self._file.write(data)
+        try:
+            self._file.seek(self.size)
+            self._file.write(data)
+        except OSError as error:
+            log.warning("a request body can't be kept for a paid attempt: %s", error)
+            return False
         self.size += len(data)
         return True
 
@@ -67,12 +74,9 @@ class Body:
         "_taken",
         "chunked",
         "complete",
-        "length",
     )
 
-    def __init__(
-        self, payload: Payload, *, chunked: bool, length: int | None, keeper: Keeper | None
-    ) -> None:
+    def __init__(self, payload: Payload, *, chunked: bool, keeper: Keeper | None) -> None:
         self._payload = payload
         self._keeper = keeper
         self._sink: Sink | None = None
@@ -80,7 +84,6 @@ class Body:
         self._taken = 0  # bytes taken from the program
         self._forgotten = keeper is None
         self.chunked = chunked
-        self.length = length
         self.complete = False  # all of it was taken from the program
 
     @property
@@ -99,7 +102,7 @@ class Body:
         return not self._forgotten or self._taken == 0
 
     def forget(self) -> None:
-        """No further attempt will come: stop keeping, once what is kept has been sent."""
+        """No further attempt will come: stop keeping, once what is kept was sent or not wanted."""
         self._forgotten = True
         if self._keeper is not None and (self._sink is None or self._offset >= self._keeper.size):
             self._keeper.close()
@@ -112,9 +115,12 @@ class Body:
         self._offset = 0
         self.pump()
 
-    def detach(self) -> None:
-        """The current sink takes no more."""
-        self._sink = None
+    def detach(self, sink: Sink) -> None:
+        """`sink` takes no more. Nothing happens if the body went on to another one."""
+        if self._sink is sink:
+            self._sink = None
+            if self._forgotten:
+                self.forget()
 
     def pump(self) -> None:
         """Move what can be moved now. Called when there is more, and when the sink has room."""
@@ -139,11 +145,13 @@ class Body:
                 self.forget()
         self._finish(sink)
 
-    def discard(self) -> int:
-        """Throw away what has arrived; how many bytes that was."""
-        data = self._payload.read_nowait()
-        self.complete = self._payload.is_eof()
-        return len(data)
+    def discard(self) -> None:
+        """Nobody wants it any more: throw away what has arrived, and what was kept."""
+        self._sink = None
+        self.forget()
+        if not self.complete:
+            self._payload.read_nowait()
+            self.complete = self._payload.is_eof()
 
     def _send(self, sink: Sink, data: bytes) -> None:
         self._offset += len(data)

@@ -24,6 +24,7 @@ class Call:
         "agent",
         "body",
         "gone",
+        "leaving",
         "method",
         "mount_point",
         "on_gone",
@@ -51,12 +52,14 @@ class Call:
         self.mount_point: MountPoint | None = target.mount
         self.method = head.method
         self.raw_headers: RawHeaders = head.raw_headers
-        self.upgrade = bool(head.upgrade)
+        self.upgrade = bool(head.upgrade) and (fields.upgrade or b"").lower() == b"websocket"
         self.body = body
         self.reply = reply
         self.started = started  # loop time
         self.ticket: Ticket
         self.gone = False
+        self.leaving = False
+        """The program sends no more: it half-closed, or has hung up (the two look the same)."""
         self.on_gone: Callable[[], None] | None = None
         self._fields = fields
 
@@ -105,8 +108,6 @@ class Call:
         lines += [name + b": " + value for name, value in extra]
         if self.body is not None and self.body.chunked:
             lines.append(b"Transfer-Encoding: chunked")
-        elif self._fields.content_length is not None:
-            lines.append(b"Content-Length: " + self._fields.content_length)
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
         lines.append(b"\r\n")
@@ -114,6 +115,6 @@ class Call:
 
     def hung_up(self) -> None:
         """The program is gone. Whoever works on the call decides what that means."""
-        self.gone = True
+        self.gone = self.leaving = True
         if self.on_gone is not None:
             self.on_gone()

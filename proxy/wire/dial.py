@@ -56,12 +56,12 @@ class Dialer:
             raise DialError(f"no connection within {self._timeout:g} s", timeout=True) from None
         except ssl.SSLCertVerificationError as error:
             raise DialError(f"its certificate is not valid: {error.verify_message}") from error
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise DialError(f"no connection: {plain(error)}") from error
         return upstream
 
     async def connect(self, host: str, port: int) -> socket.socket:
-        """A connected socket, or OSError."""
+        """A connected socket. Raises OSError, or ValueError for what can't be a host's name."""
         return await aiohappyeyeballs.start_connection(
             await self._resolve(host, port),
             happy_eyeballs_delay=EYEBALLS_DELAY,
@@ -79,7 +79,7 @@ class Dialer:
                 _, far = await self._loop.create_connection(protocol, sock=sock)
         except TimeoutError:
             raise DialError(f"no connection within {self._timeout:g} s", timeout=True) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DialError(f"no connection: {plain(error)}") from error
         return far
 

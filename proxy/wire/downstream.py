@@ -6,25 +6,28 @@ from typing import TYPE_CHECKING
 
 from proxy.wire.body import Body, Keeper
 from proxy.wire.call import Call
-from proxy.wire.endpoint import Endpoint
-from proxy.wire.headers import RequestFields, read_request_fields
+from proxy.wire.endpoint import Endpoint, reset
+from proxy.wire.headers import codings, read_request_fields
 from proxy.wire.parsers import (
     EMPTY_PAYLOAD,
+    MAX_PIPELINED,
     HttpProcessingError,
-    LineTooLong,
     Payload,
     RequestHead,
     request_parser,
+    too_large,
 )
 from proxy.wire.problem import Problem
 from proxy.wire.reply import Reply
 from proxy.wire.routes import Router
+from proxy.wire.tunnel import TunnelEnd, join
 from proxy.wire.upstream import Upstream, plain
 
 if TYPE_CHECKING:
     from proxy.wire.plane import DataPlane
 
 LINGER_SECONDS = 2.0
+VERSIONS = frozenset(((1, 0), (1, 1)))
 
 
 class Downstream(Endpoint):
@@ -34,13 +37,16 @@ class Downstream(Endpoint):
         "_call",
         "_drained",
         "_eof",
+        "_latest",
         "_lingering",
         "_plane",
         "_queue",
+        "_refusal",
         "_router",
         "_seen",
         "_tail",
         "_unread",
+        "_upgraded",
         "feeder",
     )
 
@@ -50,8 +56,11 @@ class Downstream(Endpoint):
         self._router = router
         self._queue: deque[tuple[RequestHead, Payload]] = deque()
         self._call: Call | None = None
+        self._latest: Payload = EMPTY_PAYLOAD  # the body of the request parsed last
         self._seen = 0  # bytes of a head that is not complete yet
+        self._upgraded = False  # the parser is done: what follows is not HTTP
         self._tail = b""  # came behind a CONNECT or an Upgrade
+        self._refusal: Problem | None = None  # the last answer of this connection, in its turn
         self._eof = False
         self._unread = False  # bytes will come that nobody is going to read
         self._lingering = False
@@ -64,8 +73,9 @@ class Downstream(Endpoint):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._plane.opened(self)
         self.deadline = self.loop.time() + self._plane.limits.client_header
+        if not self._plane.opened(self):
+            self._refuse(Problem(503, "too_many_connections", "Too many programs are connected."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connected = False
@@ -82,63 +92,88 @@ class Downstream(Endpoint):
         self._eof = True
         if self._lingering or (self._call is None and not self._queue):
             return False
-        body = self._call.body if self._call is not None else None
-        return body is None or body.arrived  # half a request is no request
+        if self._call is not None:
+            self._call.leaving = True
+        return self._latest.is_eof()  # half a request is no request
 
     def pause_writing(self) -> None:
         self._drained = self.loop.create_future()
+        self.deadline = self.loop.time() + self._plane.limits.idle
         if self.feeder is not None:
             self.feeder.hold()
 
     def resume_writing(self) -> None:
         self._set_drained()
+        if self._call is not None:
+            self.deadline = 0.0
         if self.feeder is not None:
             self.feeder.unhold()
+        self._advance()
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering:
+        if self._lingering or self._refusal is not None:
             return
-        if self._call is None and self._seen == 0:
+        if self._upgraded:
+            self._tail += data
+            return
+        if data and self._call is None and self._seen == 0:
             self.deadline = self.loop.time() + self._plane.limits.client_header
-        self._seen += len(data)
+        if self._latest.is_eof():
+            self._seen += len(data)
         assert self.parser is not None
         try:
-            messages, upgraded, tail = self.parser.feed_data(data)
-        except LineTooLong:
-            self._refuse(Problem(431, "header_too_large", "The request's header is too large."))
-            return
+            messages, self._upgraded, tail = self.parser.feed_data(data)
         except HttpProcessingError as error:
-            self._refuse(Problem(400, "bad_request", f"Not a valid request: {plain(error)}"))
+            self._refuse(_refusal(error))
             return
         if messages:
             self._seen = 0
+            self._latest = messages[-1][1]
             self._queue.extend(messages)
-        if upgraded:
-            self._tail += tail
+        if self._upgraded:
+            self._tail = tail
+            self.hold()
+        elif len(self._queue) >= MAX_PIPELINED:
             self.hold()
         call = self._call
         if call is not None and call.body is not None and not call.body.complete:
-            self._seen = 0
             call.body.pump()
         if self._seen > 2 * self._plane.limits.header_bytes:
-            self._refuse(Problem(431, "header_too_large", "The request's header is too large."))
-        elif call is None and self._queue:
-            self._next()
+            self._refuse(_too_large())
+        elif call is None:
+            self._advance()
 
     def expired(self) -> None:
         if self.transport is None:
             return
-        if self._lingering or self._seen == 0:
-            self.transport.close()
+        if self.transport.is_closing() or (self._drained is not None and not self._lingering):
+            reset(self.transport)  # the program takes nothing
+        elif self._lingering or self._seen == 0:
+            self._close()
         else:
             self._refuse(Problem(408, "request_timeout", "The request's header did not come."))
 
     # --- requests, one at a time
 
+    def _advance(self) -> None:
+        """The next request, when the one before is answered and the answer is on its way."""
+        if self._call is not None or self._drained is not None:
+            return
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self._queue:
+            self._next()
+        elif self._refusal is not None and not self._lingering:
+            self._unread = True
+            Reply(self, http10=False, keep=False, head_only=False).problem(self._refusal)
+
     def _next(self) -> None:
         head, payload = self._queue.popleft()
         assert self.parser is not None
         self.parser.message_consumed()
+        if not self._queue and self.held and not self._upgraded:
+            self._resume_waits = True  # the parser may have kept requests back
+            self.unhold()
         self.deadline = 0.0  # until the answer is out, the provider's clock counts
         reply = Reply(
             self,
@@ -147,33 +182,32 @@ class Downstream(Endpoint):
             head_only=head.method == "HEAD",
         )
         fields = read_request_fields(head.raw_headers)
-        if head.method == "CONNECT":
-            self._connect(head, fields, reply)
+        try:
+            if head.version not in VERSIONS:
+                raise Problem(
+                    505, "version_not_supported", "Only HTTP/1.1 and 1.0 are spoken here."
+                )
+            if head.method == "CONNECT":
+                _, host, port = self._router.connect(head, fields)
+                self._unread = True  # should it be refused after all
+                self._plane.tunnel(host, port, reply)
+                return
+            if fields.transfer_encoding and codings(fields.transfer_encoding) != [b"chunked"]:
+                raise Problem(501, "coding_not_supported", "Only `chunked` is understood.")
+            target = self._router.route(head, fields)
+        except Problem as problem:
+            # What came behind a refused CONNECT was meant for somebody else: never parse it here.
+            self._unread = payload is not EMPTY_PAYLOAD
+            reply.problem(problem, close=self._unread)
             return
         body = None
         if payload is not EMPTY_PAYLOAD:
-            length = int(fields.content_length) if fields.content_length is not None else None
-            body = Body(
-                payload, chunked=bool(head.chunked), length=length, keeper=self._keeper(length)
-            )
-        try:
-            target = self._router.route(head, fields)
-        except Problem as problem:
-            self._unread = body is not None
-            reply.problem(problem, close=self._unread)
-            return
+            length = fields.content_length
+            body = Body(payload, chunked=bool(head.chunked), keeper=self._keeper(length))
         call = Call(head, fields, target, body, reply, self.loop.time())
+        call.leaving = self._eof
         self._call = call
         self._plane.begin(call, self)
-
-    def _connect(self, head: RequestHead, fields: RequestFields, reply: Reply) -> None:
-        try:
-            _, host, port = self._router.connect(head, fields)
-        except Problem as problem:
-            # What came behind a refused CONNECT was meant for somebody else: never parse it here.
-            reply.problem(problem, close=True)
-            return
-        self._plane.tunnel(host, port, reply)
 
     def _keeper(self, length: int | None) -> Keeper | None:
         limits = self._plane.limits
@@ -181,36 +215,49 @@ class Downstream(Endpoint):
             return None
         return Keeper(limits.replay_memory_bytes, limits.replay_disk_bytes)
 
+    @property
+    def uploading(self) -> bool:
+        """Whether more of the current request is to come."""
+        call = self._call
+        return call is not None and call.body is not None and not call.body.arrived
+
     def answered(self, *, keep: bool) -> None:
         """The current answer is written whole."""
         call, self._call = self._call, None
         self.feeder = None
         if call is not None and call.body is not None:
-            call.body.detach()
-            call.body.forget()
-            if not call.body.complete:
-                call.body.discard()
+            call.body.discard()
             self._unread = not call.body.complete
         if self.transport is None:
             return
         if self._unread:
             self._linger()
         elif not keep or (self._eof and not self._queue):
-            self.transport.close()
+            self._close()
         else:
-            limits = self._plane.limits
-            self.deadline = self.loop.time() + (limits.client_header if self._seen else limits.idle)
-            if self._queue:
-                self.loop.call_soon(self._continue)
+            if self._drained is None:
+                limits = self._plane.limits
+                wait = limits.client_header if self._seen else limits.idle
+                self.deadline = self.loop.time() + wait
+            if self._queue or self._refusal is not None:
+                self.loop.call_soon(self._advance)
 
-    def leave(self) -> bytes:
-        """The connection is taken over; the bytes that came behind the request."""
+    def retire(self) -> None:
+        """Close unless a request is under way."""
+        if self._call is None and not self._queue and self.transport is not None:
+            self._close()
+
+    def switch(self, head: bytes, far: TunnelEnd) -> None:
+        """From here this connection and `far` are opaque. `head` is written first."""
         self._plane.closed(self)
         self._call = None
         self.feeder = None
         self.deadline = 0.0
-        tail, self._tail = self._tail, b""
-        return tail
+        if self.transport is None:
+            if far.transport is not None:
+                far.transport.abort()
+            return
+        self._plane.joined(join(self.transport, far, head, self._tail))
 
     async def drained(self) -> None:
         """Returns when there is room to write, or the program is gone."""
@@ -222,9 +269,11 @@ class Downstream(Endpoint):
             self._drained.set_result(None)
             self._drained = None
 
-    def _continue(self) -> None:
-        if self._call is None and self._queue and self.transport is not None:
-            self._next()
+    def _close(self) -> None:
+        """Close once all is written; a program that does not take it is dropped in time."""
+        assert self.transport is not None
+        self.transport.close()
+        self.deadline = self.loop.time() + self._plane.limits.idle
 
     def _linger(self) -> None:
         """Close, but let the program read the answer first: closing on unread bytes sends RST."""
@@ -234,18 +283,33 @@ class Downstream(Endpoint):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.reading_paused = self.held = False
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
+        self._resume_transport()
         self.deadline = self.loop.time() + LINGER_SECONDS
 
     def _refuse(self, problem: Problem) -> None:
-        """An answer to something that is not a request; the connection can't be read further."""
-        if self.transport is None:
-            return
+        """What follows is not a request; the connection can't be read further. Requests that came
+        whole before it are answered first."""
+        self._refusal = problem
         call = self._call
-        if call is not None:
-            # The broken bytes follow a request under way: nothing may be written into its answer.
-            self.transport.abort()
-            return
-        self._unread = True
-        Reply(self, http10=False, keep=False, head_only=False).problem(problem)
+        if self._latest.is_eof():
+            self.hold()
+            self._advance()
+        elif self._queue:  # the fault is in the body of a request whose turn has not come
+            self._queue.pop()
+            self._advance()
+        elif call is not None:
+            call.hung_up()  # the request can't be completed, whoever works on it
+            if call.reply.started:
+                call.reply.broken()
+            else:
+                call.reply.problem(problem)
+
+
+def _refusal(error: HttpProcessingError) -> Problem:
+    if too_large(error):
+        return _too_large()
+    return Problem(400, "bad_request", f"Not a valid request: {plain(error)}.")
+
+
+def _too_large() -> Problem:
+    return Problem(431, "header_too_large", "The request's header is too large.")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from typing import cast
 
 from proxy.wire.parsers import Parser
 
@@ -39,9 +40,8 @@ class Endpoint(asyncio.Protocol):
         self.deadline = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not one by name
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
 
     def pause_reading(self) -> None:
         if not self.reading_paused:

@@ -34,7 +34,8 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PaymentRequired:
-    """A provider's 402: the head's fields as they came, and the whole body."""
+    """A provider's 402: the head's fields as they came, and the body. A body past the bounds of
+    size and time (`Limits`) is cut there."""
 
     headers: RawHeaders
     body: bytes

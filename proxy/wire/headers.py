@@ -1,6 +1,5 @@
 """Which header lines may travel on (RFC 9110 section 7.6.1), and what we read off them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.wire.parsers import RawHeaders
@@ -9,9 +8,6 @@ HOP_BY_HOP = frozenset(
     (
         b"connection",
         b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authenticate",
-        b"proxy-authorization",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -23,7 +19,7 @@ HOP_BY_HOP = frozenset(
 NEVER_LISTED = frozenset(
     (b"close", b"keep-alive", b"", b"content-length", b"host", b"authorization")
 )
-PRIVATE = b"autopay-"
+LOCAL = (b"autopay-", b"proxy-")
 """Headers between the program and us: they go neither to a provider nor, from one, to a program."""
 
 
@@ -32,7 +28,9 @@ class RequestFields:
     """A request's header lines, sorted: what goes on, and what was for us."""
 
     lines: list[bytes]
-    content_length: bytes | None = None
+    content_length: int | None = None
+    transfer_encoding: bytes | None = None
+    upgrade: bytes | None = None
     proxy_authorization: bytes | None = None
     authorization: bytes | None = None
     token: bytes | None = None
@@ -51,25 +49,28 @@ def read_request_fields(raw: RawHeaders) -> RequestFields:
     for name, value in raw:
         key = name.lower()
         if key in HOP_BY_HOP:
-            if key == b"proxy-authorization":
-                fields.proxy_authorization = value
+            if key == b"transfer-encoding":
+                fields.transfer_encoding = value
+            elif key == b"upgrade":
+                fields.upgrade = value
         elif key == b"host" or key in listed:
             continue
         elif key == b"content-length":
-            fields.content_length = b"%d" % int(value)  # the parser saw digits; `010` becomes `10`
+            fields.content_length = int(value)  # the parser saw digits; `010` becomes `10`
+            lines.append(name + b": %d" % fields.content_length)
         elif key == b"authorization":
             fields.authorization = value
             lines.append(name + b": " + value)
-        elif key.startswith(PRIVATE):
-            _read_private(fields, key, value)
+        elif key.startswith(LOCAL):
+            _read_local(fields, key, value)
         else:
             lines.append(name + b": " + value)
     return fields
 
 
-def without_authorization(lines: Iterable[bytes]) -> list[bytes]:
-    """The lines without Authorization, for a mount whose caller put our token there."""
-    return [line for line in lines if line[:14].lower() != b"authorization:"]
+def codings(transfer_encoding: bytes) -> list[bytes]:
+    """The codings a Transfer-Encoding names, in lower case."""
+    return [name for token in transfer_encoding.split(b",") if (name := token.strip().lower())]
 
 
 def response_lines(raw: RawHeaders, *, chunked: bool) -> list[bytes]:
@@ -77,13 +78,16 @@ def response_lines(raw: RawHeaders, *, chunked: bool) -> list[bytes]:
     listed = _listed(raw)
     if chunked:
         listed = listed | {b"content-length"}
-    return [
-        name + b": " + value
-        for name, value in raw
-        if (key := name.lower()) not in HOP_BY_HOP
-        and key not in listed
-        and not key.startswith(PRIVATE)
-    ]
+    lines = []
+    for name, value in raw:
+        key = name.lower()
+        if key in HOP_BY_HOP or key in listed or key.startswith(LOCAL):
+            continue
+        if key == b"content-length":
+            lines.append(name + b": %d" % int(value))  # never `010`
+        else:
+            lines.append(name + b": " + value)
+    return lines
 
 
 def header(raw: RawHeaders, name: bytes) -> bytes | None:
@@ -102,8 +106,10 @@ def _listed(raw: RawHeaders) -> frozenset[bytes] | set[bytes]:
     return listed
 
 
-def _read_private(fields: RequestFields, key: bytes, value: bytes) -> None:
-    if key == b"autopay-token":
+def _read_local(fields: RequestFields, key: bytes, value: bytes) -> None:
+    if key == b"proxy-authorization":
+        fields.proxy_authorization = value
+    elif key == b"autopay-token":
         fields.token = value
     elif key == b"autopay-session":
         fields.session = value.decode("utf-8", "replace")[:200]

@@ -11,6 +11,8 @@ class Limits:
     challenge_bytes: int = 64 * 1024
     replay_memory_bytes: int = 1024 * 1024
     replay_disk_bytes: int = 100 * 1024 * 1024
+    connections: int = 1000
+    """Programs connected at once."""
     connect: float = 10.0
     response: float = 300.0
     """Until the first byte of an answer."""
@@ -21,6 +23,6 @@ class Limits:
     client_header: float = 30.0
     """Until a request's head is complete."""
     challenge: float = 10.0
-    """Until the body of a 402 is complete."""
+    """How long the body of a 402 is waited for before what has come of it is decided on."""
     receipt_wait: float = 2.0
     """How long a paid answer's last byte waits for its receipt."""

@@ -15,9 +15,9 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 __all__ = [
     "EMPTY_PAYLOAD",
+    "MAX_PIPELINED",
     "MAX_READ",
     "HttpProcessingError",
-    "LineTooLong",
     "Parser",
     "Payload",
     "RawHeaders",
@@ -26,6 +26,7 @@ __all__ = [
     "request_parser",
     "require_c_parser",
     "response_parser",
+    "too_large",
 ]
 
 MAX_READ = 256 * 1024
@@ -33,6 +34,7 @@ MAX_READ = 256 * 1024
 
 MAX_HEADERS = 256
 MAX_PIPELINED = 16
+"""A request parser stops between two requests when so many wait; feed it b"" to go on."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -96,7 +98,8 @@ def require_c_parser() -> None:
 def request_parser(
     owner: ParserOwner, loop: asyncio.AbstractEventLoop, header_bytes: int
 ) -> Parser:
-    """A parser for one client connection; heads over `header_bytes` raise LineTooLong."""
+    """A parser for one client connection. A target or field over `header_bytes`, or more than
+    MAX_HEADERS fields, raise an error that is `too_large()`."""
     return HttpRequestParser(
         owner,  # type: ignore[arg-type]
         loop,
@@ -124,3 +127,8 @@ def response_parser(
         max_field_size=header_bytes,
         max_headers=MAX_HEADERS,
     )
+
+
+def too_large(error: HttpProcessingError) -> bool:
+    """Whether a head was refused for its size alone."""
+    return isinstance(error, LineTooLong) or error.message == "Too many headers received"

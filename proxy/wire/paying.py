@@ -30,18 +30,22 @@ log = logging.getLogger(__name__)
 
 
 class Unpaid(Protocol):
-    """The 402 that was met, for when it is not paid."""
+    """The 402 that was met: handed on if it is not paid for, dropped otherwise."""
 
     def pass_through(self, extra: tuple[bytes, ...] = ()) -> None: ...
+    def drop(self) -> None: ...
 
 
 async def pay(plane: "DataPlane", call: Call, challenge: PaymentRequired, unpaid: Unpaid) -> None:
     """Put the 402 to the gate and answer the program with what comes of it."""
+    purchase = Purchase(plane, call)
     try:
-        reply = await plane.gate.pay(Purchase(plane, call), challenge)
+        reply = await plane.gate.pay(purchase, challenge)
     except Exception:
         # The gate answers for everything it knows of; this is a fault of ours. Whatever was
         # reserved stays reserved: only proof frees money.
+        purchase.close()
+        unpaid.drop()
         log.exception("paying %s failed", call.url)
         call.reply.problem(
             Problem(
@@ -52,13 +56,19 @@ async def pay(plane: "DataPlane", call: Call, challenge: PaymentRequired, unpaid
             )
         )
         return
-    match reply:
-        case PassThrough(headers):
-            unpaid.pass_through(tuple(name + b": " + value for name, value in headers))
-        case Paid():
-            await _deliver(plane, call, reply)
-        case Problem():
-            call.reply.problem(reply)
+    finally:
+        if call.body is not None:
+            call.body.forget()  # one attempt, and no other
+    if isinstance(reply, Paid):
+        unpaid.drop()
+        await _deliver(plane, call, reply)
+        return
+    purchase.close()
+    if isinstance(reply, PassThrough):
+        unpaid.pass_through(tuple(name + b": " + value for name, value in reply.headers))
+    else:
+        unpaid.drop()
+        call.reply.problem(reply)
 
 
 class Purchase:
@@ -75,7 +85,7 @@ class Purchase:
         self.trace = call.trace
         self.ticket: Ticket = call.ticket
         self.mount = call.mount
-        self._attempted = False
+        self._answer: Answer | None = None
 
     @property
     def url(self) -> str:
@@ -91,31 +101,40 @@ class Purchase:
 
     @property
     def gone(self) -> bool:
-        return self._call.gone
+        return self._call.leaving
 
     async def attempt(self, header: tuple[bytes, bytes]) -> "Answer":
-        assert not self._attempted, "one paid attempt per request"
-        self._attempted = True
         call, plane = self._call, self._plane
+        assert self._answer is None, "one paid attempt per request"
         upstream = plane.pool.take(call.origin, fresh=True)
         if upstream is None:
             try:
                 upstream = await plane.pool.dial(call.origin)
             except DialError as error:
                 raise NotSent(str(error)) from error
-        if call.gone and not upstream.wrote:
+        if call.leaving:
             upstream.abort()
             raise NotSent("the program hung up")
-        answer = Answer(plane.loop, call, upstream)
+        if not call.replayable:  # it grew past the cap while the gate was thinking
+            upstream.abort()
+            raise NotSent("the request's body is too large to be sent again")
+        answer = self._answer = Answer(plane.loop, call, upstream)
+        call.on_gone = answer.forsaken
         upstream.send(
             call.head([header], expect=call.body is None or call.body.untouched),
             call.body,
             answer,
             expects_body=call.method != "HEAD",
             timeout=plane.limits.paid_response,
+            upgrade=call.upgrade,
         )
         await answer.head_came()
         return answer
+
+    def close(self) -> None:
+        """Nothing of the paid answer goes to the program."""
+        if self._answer is not None:
+            self._answer.close()
 
 
 class Answer:
@@ -185,12 +204,16 @@ class Answer:
         self._waiting = 0
         return data
 
+    def forsaken(self) -> None:
+        """The program has gone. If it owes us some of the request, no answer will come."""
+        if self.call.body is not None and not self.call.body.arrived:
+            self.hang_up()
+
     def hang_up(self) -> None:
-        """The program has gone while the body was on its way to it."""
+        """The program has gone: there is nobody to bring the answer to."""
         if not self.ended and self._error is None:
-            self._error = UpstreamError("the program hung up")
             self.upstream.abort()
-            self._changed.set()
+            self.on_lost(UpstreamError("the program hung up"))
 
     @property
     def error(self) -> UpstreamError | None:
@@ -219,7 +242,6 @@ class Answer:
 
     def on_end(self) -> None:
         self.ended = True
-        self.upstream.unhold()  # it may be in the pool already, and must read to see its end
         self._changed.set()
 
     def on_lost(self, error: UpstreamError) -> None:
@@ -232,6 +254,7 @@ class Answer:
         self.head = head
         self.first_byte_at = self._loop.time()
         self.switched = early
+        upstream.hold()  # until it is joined to the program
         self.ended = True
         self._head_came.set_result(None)
 
@@ -240,8 +263,6 @@ async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
     """Relay a paid answer. Its last byte waits for the record, bounded."""
     answer = paid.answer
     assert isinstance(answer, Answer)
-    if call.body is not None:
-        call.body.forget()
     call.on_gone = answer.hang_up
     if call.gone:
         answer.hang_up()
@@ -250,6 +271,7 @@ async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
     head_is_last = not answer.has_body
     if not head_is_last:
         _write_head(answer, extra)
+        call.reply.data(b"")
     while data := await answer.next():
         digest.update(data)
         size += len(data)
@@ -258,14 +280,14 @@ async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
             break
         call.reply.data(data)
         await call.reply.drained()
-    complete = answer.ended
+    complete = answer.ended and not call.gone
     call.on_gone = None
     delivery = Delivery(
         status=answer.status,
         sha256=digest.hexdigest(),
         size=size,
         complete=complete,
-        error=None if complete else str(answer.error),
+        error=None if complete else str(answer.error or "the program hung up"),
         first_byte_ms=round((answer.first_byte_at - answer.sent_at) * 1000),
         total_ms=round((plane.loop.time() - answer.sent_at) * 1000),
     )
@@ -273,7 +295,7 @@ async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
     await asyncio.wait([record], timeout=plane.limits.receipt_wait)
     if answer.switched is not None:
         answer.upstream.unhold()
-        switch(call, answer.head, answer.switched, answer.upstream)
+        switch(call, answer.head, answer.switched, answer.upstream, extra)
     elif not complete:
         call.reply.broken()
     else:

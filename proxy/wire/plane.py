@@ -19,11 +19,12 @@ from proxy.wire.problem import Problem
 from proxy.wire.relay import Relay
 from proxy.wire.reply import Reply
 from proxy.wire.routes import Router
-from proxy.wire.tunnel import TunnelEnd
+from proxy.wire.tunnel import Tunnel, TunnelEnd
 
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
+CLOSE_POLL_SECONDS = 0.02
 BACKLOG = 4096
 
 
@@ -41,6 +42,7 @@ class DataPlane:
         )
         self._servers: list[asyncio.Server] = []
         self._connections: set[Downstream] = set()
+        self._tunnels: set[Tunnel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchdog = self.loop.call_later(WATCH_SECONDS, self._watch)
 
@@ -55,16 +57,21 @@ class DataPlane:
 
     async def close(self, grace: float = 5.0) -> None:
         """Stop listening, let requests under way finish for `grace` seconds, then drop them."""
-        self._watchdog.cancel()
         for server in self._servers:
             server.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace)
+        end = self.loop.time() + grace
+        while (self._connections or self._tasks) and self.loop.time() < end:
+            for connection in list(self._connections):
+                connection.retire()
+            await asyncio.sleep(CLOSE_POLL_SECONDS)
+        self._watchdog.cancel()
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abort()
+        for tunnel in self._tunnels:
+            tunnel.drop()
         self.pool.close()
-        # A payment under way is never cancelled by us: what it still has to record, it records.
+        # A payment under way hears that its answer is lost, and has time to record that.
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for task in self._tasks:
@@ -72,11 +79,16 @@ class DataPlane:
 
     # --- for the connections
 
-    def opened(self, connection: Downstream) -> None:
+    def opened(self, connection: Downstream) -> bool:
+        """Whether there is room for one more program."""
         self._connections.add(connection)
+        return len(self._connections) <= self.limits.connections
 
     def closed(self, connection: Downstream) -> None:
         self._connections.discard(connection)
+
+    def joined(self, tunnel: Tunnel) -> None:
+        self._tunnels.add(tunnel)
 
     def begin(self, call: Call, downstream: Downstream) -> None:
         """A request is to be answered."""
@@ -120,12 +132,10 @@ class DataPlane:
         for connection in [c for c in self._connections if 0 < c.deadline < now]:
             connection.deadline = 0.0
             connection.expired()
-        for upstream in list(self.pool.open):
-            if upstream.transport is None:
-                self.pool.open.discard(upstream)
-            elif 0 < upstream.deadline < now:
-                upstream.deadline = 0.0
-                upstream.expired()
+        self.pool.sweep(now)
+        self._tunnels = {tunnel for tunnel in self._tunnels if not tunnel.closed}
+        for tunnel in self._tunnels:
+            tunnel.check(now, self.limits.idle)
         self._watchdog = self.loop.call_later(WATCH_SECONDS, self._watch)
 
 

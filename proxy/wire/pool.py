@@ -5,7 +5,7 @@ from collections import deque
 
 from proxy.wire.dial import Dialer
 from proxy.wire.origin import Origin
-from proxy.wire.upstream import Upstream
+from proxy.wire.upstream import Upstream, UpstreamError
 
 IDLE_SECONDS = 55.0  # under the 60 s at which common servers close
 FRESH_SECONDS = 2.0
@@ -56,10 +56,22 @@ class Pool:
         self.open.add(upstream)
         return upstream
 
+    def sweep(self, now: float) -> None:
+        """End what is past its deadline, and let go of what is closed."""
+        for upstream in [u for u in self.open if u.transport is None or 0 < u.deadline < now]:
+            if upstream.transport is None:
+                self.open.discard(upstream)
+            else:
+                upstream.deadline = 0.0
+                upstream.expired()
+        for origin, stack in list(self._idle.items()):
+            if not any(upstream.idle for upstream, _ in stack):
+                del self._idle[origin]
+
     def close(self) -> None:
         """Drop every connection."""
         for upstream in list(self.open):
-            upstream.abort()
+            upstream.fail(UpstreamError("autopay is stopping"))
         self._idle.clear()
 
     def _make(self, origin: Origin) -> Upstream:

@@ -3,6 +3,7 @@
 The fast path ends at a 402: its body is collected, and `paying` takes over.
 """
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from proxy.wire.answer import answer_lines, reason_bytes, switch
@@ -24,68 +25,69 @@ if TYPE_CHECKING:
 class Relay:
     """Takes one answer to one program."""
 
-    __slots__ = ("_call", "_downstream", "_plane", "_retried", "_upstream")
+    __slots__ = ("_rest", "_retried", "call", "downstream", "plane", "upstream")
 
     def __init__(self, plane: "DataPlane", call: Call, downstream: "Downstream") -> None:
-        self._plane = plane
-        self._call = call
-        self._downstream = downstream
-        self._upstream: Upstream | None = None
+        self.plane = plane
+        self.call = call
+        self.downstream = downstream
+        self.upstream: Upstream | None = None
+        self._rest = b""  # the last of the answer, to be written with its end
         self._retried = False
 
     def begin(self) -> None:
-        call = self._call
+        call = self.call
         try:
-            call.ticket = self._plane.gate.admit(call.origin)
+            call.ticket = self.plane.gate.admit(call.origin)
         except Problem as problem:
             call.reply.problem(problem)
             return
-        call.on_gone = self._gone
-        upstream = self._plane.pool.take(call.origin, fresh=not call.repeatable)
+        call.on_gone = self.gone
+        upstream = self.plane.pool.take(call.origin, fresh=not call.repeatable)
         if upstream is not None:
             self._send(upstream)
         else:
-            self._plane.spawn(self._dial())
+            self.plane.spawn(self._dial())
 
     async def _dial(self) -> None:
         try:
-            upstream = await self._plane.pool.dial(self._call.origin)
+            upstream = await self.plane.pool.dial(self.call.origin)
         except DialError as error:
             self._unreachable(error)
             return
-        if self._call.gone:
+        if self.call.gone:
             upstream.abort()
             return
         self._send(upstream)
 
     def _send(self, upstream: Upstream) -> None:
-        call = self._call
-        self._upstream = upstream
-        self._downstream.feeder = upstream
+        call = self.call
+        self.upstream = upstream
+        self.downstream.feeder = upstream
         upstream.send(
             call.head(),
             call.body,
             self,
             expects_body=call.method != "HEAD",
-            timeout=self._plane.limits.response,
+            timeout=self.plane.limits.response,
+            upgrade=call.upgrade,
         )
 
     # --- the answer (Receiver)
 
     def on_interim(self, head: ResponseHead) -> None:
         lines = response_lines(head.raw_headers, chunked=False)
-        self._call.reply.interim(head.code, reason_bytes(head), lines)
+        self.call.reply.interim(head.code, reason_bytes(head), lines)
 
     def on_head(self, head: ResponseHead, *, has_body: bool, length_known: bool) -> None:
         if head.code == 402:
-            assert self._upstream is not None
-            collector = Collector(self, self._plane, self._call, self._upstream, head)
-            collector.has_body, collector.length_known = has_body, length_known
-            self._upstream.hand_to(collector)
+            assert self.upstream is not None
+            self.downstream.feeder = None  # what is collected is not written
+            self.upstream.hand_to(Collector(self, head, has_body, length_known))
             return
         self._judge(head.code)
-        if self._call.body is not None:
-            self._call.body.forget()
+        if self.call.body is not None:
+            self.call.body.forget()
         self.relay_head(head, has_body=has_body, length_known=length_known)
 
     def relay_head(
@@ -96,54 +98,64 @@ class Relay:
         length_known: bool,
         extra: tuple[bytes, ...] = (),
     ) -> None:
-        lines = answer_lines(head, self._call)
+        lines = answer_lines(head, self.call)
         lines += extra
-        self._call.reply.head(
+        self.call.reply.head(
             head.code, reason_bytes(head), lines, has_body=has_body, length_known=length_known
         )
 
     def on_data(self, data: bytes, *, last: bool) -> None:
-        self._call.reply.data(data)
+        if last:
+            self._rest = data
+        else:
+            self.call.reply.data(data)
 
     def on_end(self) -> None:
-        self._call.on_gone = None
-        self._call.reply.end()
+        self.call.on_gone = None
+        self.downstream.feeder = None  # it may serve somebody else already
+        self.call.reply.end(self._rest)
 
     def on_lost(self, error: UpstreamError) -> None:
-        call = self._call
+        call = self.call
         if call.reply.started:
             call.ticket.failure(str(error))
             call.reply.broken()
+        elif error.starved:
+            call.ticket.neutral()
+            call.reply.problem(Problem(408, "request_timeout", f"Given up: {error}."))
         elif error.stale and not self._retried and call.repeatable and call.replayable:
             self._retried = True
-            self._plane.spawn(self._dial())
+            self.plane.spawn(self._dial())
         else:
             self._unreachable(error)
 
     def on_switch(self, head: ResponseHead, early: bytes, upstream: Upstream) -> None:
         self._judge(head.code)
-        switch(self._call, head, early, upstream)
+        switch(self.call, head, early, upstream)
 
     # ---
 
     def _judge(self, status: int) -> None:
-        ticket = self._call.ticket
+        ticket = self.call.ticket
         if status >= 500:
             ticket.failure(f"answered {status}", status=status)
         elif status >= 400:
             ticket.neutral()
         else:
-            elapsed = self._plane.loop.time() - self._call.started
+            elapsed = self.plane.loop.time() - self.call.started
             ticket.success(latency_ms=elapsed * 1000, status=status)
 
-    def _gone(self) -> None:
-        self._call.ticket.neutral()
-        if self._upstream is not None:
-            self._upstream.abort()
+    def gone(self) -> None:
+        """The program has hung up."""
+        self.call.ticket.neutral()
+        if self.upstream is not None:
+            self.upstream.abort()
+        if self.call.body is not None:
+            self.call.body.forget()
 
     def _unreachable(self, error: DialError | UpstreamError) -> None:
-        self._call.ticket.failure(str(error))
-        self._call.reply.problem(unreachable(self._call.origin, error))
+        self.call.ticket.failure(str(error))
+        self.call.reply.problem(unreachable(self.call.origin, error))
 
 
 def unreachable(origin: Origin, error: DialError | UpstreamError) -> Problem:
@@ -156,53 +168,45 @@ def unreachable(origin: Origin, error: DialError | UpstreamError) -> Problem:
 
 
 class Collector:
-    """Takes the body of a 402, up to a bound of bytes and of time; past either, the answer is
-    relayed like any other."""
+    """Takes the body of a 402, up to a bound of bytes and of time, and lets it be paid for.
 
-    __slots__ = (
-        "_buffer",
-        "_call",
-        "_head",
-        "_plane",
-        "_relay",
-        "_since",
-        "_upstream",
-        "has_body",
-        "length_known",
-    )
+    Past a bound the rest is left where it is, unread: what has come is enough to decide on (a
+    challenge in a header, say, beside a paywall's page), and an answer that is not paid for is
+    relayed to its end like any other.
+    """
+
+    __slots__ = ("_buffer", "_error", "_has_body", "_head", "_length_known", "_relay", "_timer")
 
     def __init__(
-        self, relay: Relay, plane: "DataPlane", call: Call, upstream: Upstream, head: ResponseHead
+        self, relay: Relay, head: ResponseHead, has_body: bool, length_known: bool
     ) -> None:
         self._relay = relay
-        self._plane = plane
-        self._call = call
-        self._upstream = upstream
         self._head = head
+        self._has_body = has_body
+        self._length_known = length_known
         self._buffer = bytearray()
-        self._since = plane.loop.time()
-        self.has_body = False
-        self.length_known = False
+        self._error: UpstreamError | None = None
+        plane = relay.plane
+        self._timer: asyncio.TimerHandle | None
+        self._timer = plane.loop.call_later(plane.limits.challenge, self._enough)
+
+    # --- Receiver
 
     def on_data(self, data: bytes, *, last: bool) -> None:
         self._buffer += data
-        late = self._plane.loop.time() - self._since > self._plane.limits.challenge
-        if len(self._buffer) > self._plane.limits.challenge_bytes or (late and not last):
-            self._call.ticket.neutral()
-            self._upstream.hand_to(self._relay)
-            self._pass_on(b"challenge_too_large" if not late else b"challenge_too_slow")
+        if not last and len(self._buffer) > self._relay.plane.limits.challenge_bytes:
+            self._enough()
 
     def on_end(self) -> None:
-        call = self._call
-        call.on_gone = None
-        if call.gone:
-            call.ticket.neutral()
-            return
-        challenge = PaymentRequired(self._head.raw_headers, bytes(self._buffer))
-        self._plane.spawn(pay(self._plane, call, challenge, self))
+        self._relay.upstream = None  # it may serve somebody else already
+        self._enough()
 
     def on_lost(self, error: UpstreamError) -> None:
-        self._relay.on_lost(error)
+        if self._timer is None:
+            self._error = error  # while the gate thinks
+        else:
+            self._timer.cancel()
+            self._relay.on_lost(error)
 
     def on_interim(self, head: ResponseHead) -> None:
         raise AssertionError("a 1xx after a final answer")
@@ -213,22 +217,41 @@ class Collector:
     def on_switch(self, head: ResponseHead, early: bytes, upstream: Upstream) -> None:
         raise AssertionError("a 101 after a final answer")
 
-    def pass_through(self, extra: tuple[bytes, ...] = ()) -> None:
-        """The whole 402, as it came."""
-        if self._call.body is not None:
-            self._call.body.forget()
-        self._relay.relay_head(
-            self._head, has_body=self.has_body, length_known=self.length_known, extra=extra
-        )
-        self._call.reply.end(bytes(self._buffer) if self.has_body else b"")
+    # --- what becomes of it
 
-    def _pass_on(self, why: bytes) -> None:
-        if self._call.body is not None:
-            self._call.body.forget()
-        self._relay.relay_head(
-            self._head,
-            has_body=self.has_body,
-            length_known=self.length_known,
-            extra=(b"Autopay-Unpaid: " + why,),
+    def _enough(self) -> None:
+        """Decide on what is here."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        relay, call = self._relay, self._relay.call
+        if relay.upstream is not None:
+            relay.upstream.hold()
+        call.on_gone = None
+        challenge = PaymentRequired(self._head.raw_headers, bytes(self._buffer))
+        relay.plane.spawn(pay(relay.plane, call, challenge, self))
+
+    def pass_through(self, extra: tuple[bytes, ...] = ()) -> None:
+        """The whole 402, as it came and still comes."""
+        relay, call = self._relay, self._relay.call
+        relay.relay_head(
+            self._head, has_body=self._has_body, length_known=self._length_known, extra=extra
         )
-        self._call.reply.data(bytes(self._buffer))
+        if relay.upstream is None:
+            call.reply.end(bytes(self._buffer) if self._has_body else b"")
+        elif self._error is not None:
+            relay.on_lost(self._error)
+        elif call.gone:
+            relay.upstream.abort()
+        else:
+            call.reply.data(bytes(self._buffer))
+            call.on_gone = relay.gone
+            relay.downstream.feeder = relay.upstream
+            relay.upstream.hand_to(relay)
+            relay.upstream.unhold()
+
+    def drop(self) -> None:
+        """Nobody wants the rest."""
+        if self._relay.upstream is not None:
+            self._relay.upstream.abort()

@@ -5,16 +5,25 @@ from typing import TYPE_CHECKING
 
 from proxy.wire.endpoint import reset
 from proxy.wire.problem import Problem
-from proxy.wire.tunnel import TunnelEnd, join
+from proxy.wire.tunnel import TunnelEnd
 
 if TYPE_CHECKING:
     from proxy.wire.downstream import Downstream
 
 
 class Reply:
-    """The answer to one request. Writes nothing once the program is gone."""
+    """The answer to one request. Writes nothing once the program is gone, or the answer ended."""
 
-    __slots__ = ("_chunked", "_downstream", "_head_only", "_http10", "_keep", "started")
+    __slots__ = (
+        "_chunked",
+        "_downstream",
+        "_ended",
+        "_head",
+        "_head_only",
+        "_http10",
+        "_keep",
+        "started",
+    )
 
     def __init__(
         self, downstream: "Downstream", *, http10: bool, keep: bool, head_only: bool
@@ -24,6 +33,8 @@ class Reply:
         self._keep = keep
         self._head_only = head_only
         self._chunked = False
+        self._head = b""
+        self._ended = False
         self.started = False
 
     def interim(self, code: int, reason: bytes, lines: Sequence[bytes]) -> None:
@@ -34,10 +45,12 @@ class Reply:
     def head(
         self, code: int, reason: bytes, lines: list[bytes], *, has_body: bool, length_known: bool
     ) -> None:
-        """Status line and fields. `lines` carry a Content-Length iff `length_known`, or as
-        information where there is no body."""
+        """Status line and fields, kept until data() or end(). `lines` carry a Content-Length iff
+        `length_known`, or as information where there is no body."""
         self.started = True
         self._chunked = has_body and not length_known and not self._http10
+        if self._downstream.uploading:
+            self._keep = False  # the rest of the request may never be read
         if has_body and not length_known and self._http10:
             self._keep = False  # only the connection's end can end this body
         out = [b"HTTP/1.1 %d %b" % (code, reason), *lines]
@@ -48,19 +61,22 @@ class Reply:
         elif self._http10:
             out.append(b"Connection: keep-alive")
         out.append(b"\r\n")
-        self._write(b"\r\n".join(out))
+        self._head = b"\r\n".join(out)
 
     def data(self, data: bytes) -> None:
-        if data:
-            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        """More of the body. The head goes out with the first call, be it b""."""
+        if data and self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._write(data)
 
     def end(self, data: bytes = b"") -> None:
         """The last bytes, and the turn of the next request."""
         if self._chunked:
             data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
-        if data:
-            self._write(data)
-        self._downstream.answered(keep=self._keep)
+        self._write(data)
+        if not self._ended:
+            self._ended = True
+            self._downstream.answered(keep=self._keep)
 
     async def drained(self) -> None:
         """Returns when the program has room for more, or is gone."""
@@ -69,7 +85,7 @@ class Reply:
     def broken(self) -> None:
         """The answer can't be completed: it must not look complete either."""
         transport = self._downstream.transport
-        if transport is not None:
+        if transport is not None and not self._ended:
             reset(transport)
 
     def problem(self, problem: Problem, *, close: bool = False) -> None:
@@ -88,15 +104,14 @@ class Reply:
 
     def switch(self, head: bytes, far: TunnelEnd) -> None:
         """From here both connections are opaque. `head` is written to the program first."""
-        early = self._downstream.leave()
-        transport = self._downstream.transport
-        if transport is None:
-            if far.transport is not None:
-                far.transport.abort()
-            return
-        join(transport, far, head, early)
+        self._downstream.switch(head, far)
 
     def _write(self, data: bytes) -> None:
         transport = self._downstream.transport
+        if self._head:  # with the body in one write: half the system calls of a small answer
+            data = self._head + data
+            self._head = b""
+        if not data or self._ended:
+            return
         if transport is not None and not transport.is_closing():
             transport.write(data)

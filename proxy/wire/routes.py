@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from proxy.wire.gate import Agent, Gate
-from proxy.wire.headers import RequestFields, without_authorization
+from proxy.wire.headers import RequestFields
 from proxy.wire.origin import DEFAULT_PORTS, Origin
 from proxy.wire.parsers import RequestHead
 from proxy.wire.problem import Problem
@@ -64,7 +64,9 @@ class ForwardRouter:
                 400, "scheme_not_supported", "Only http and https URLs go through this proxy."
             )
         agent = self._agent(fields)
-        origin = Origin(scheme, url.raw_host.lower(), url.port or DEFAULT_PORTS[scheme])
+        if url.port == 0:
+            raise Problem(400, "bad_request", "Port 0 is not a port.")
+        origin = Origin(scheme, url.raw_host.lower(), url.port)
         return Target(agent, origin, _origin_form(head))
 
     def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]:
@@ -103,11 +105,9 @@ class MountRouter:
         self._gate = gate
         self._mounts: dict[bytes, MountPoint] = {}
         for name, upstream in upstreams.items():
-            parts = urlsplit(upstream)
-            port = parts.port or DEFAULT_PORTS[parts.scheme]
-            origin = Origin(parts.scheme, (parts.hostname or "").lower(), port)
-            inner = parts.path.rstrip("/").encode()
-            self._mounts[name.encode()] = MountPoint(name, origin, b"/" + name.encode(), inner)
+            inner = urlsplit(upstream).path.rstrip("/").encode()
+            outer = b"/" + name.encode()
+            self._mounts[name.encode()] = MountPoint(name, origin_of(upstream), outer, inner)
 
     def route(self, head: RequestHead, fields: RequestFields) -> Target:
         path = target_bytes(head)
@@ -139,18 +139,15 @@ class MountRouter:
 
     def _agent(self, path: bytes, fields: RequestFields) -> tuple[Agent, bytes, bytes]:
         """The agent, the path without its token, and the prefix that was taken off."""
-        agent = None
+        prefix, token = b"", b""
         if path.startswith(b"/~"):
             token, slash, rest = path[2:].partition(b"/")
-            agent = self._gate.by_token(token.decode("ascii", "replace"))
-            if agent is not None:
-                return agent, slash + rest, b"/~" + token
-        if fields.token is not None:
-            agent = self._gate.by_token(fields.token.decode("ascii", "replace"))
+            prefix, path = b"/~" + token, slash + rest
+        elif fields.token is not None:
+            token = fields.token
         elif fields.authorization is not None and fields.authorization[:7].lower() == b"bearer ":
-            agent = self._gate.by_token(fields.authorization[7:].strip().decode("ascii", "replace"))
-            if agent is not None:
-                fields.lines = without_authorization(fields.lines)
+            token = fields.authorization[7:].strip()
+        agent = self._gate.by_token(token.decode("ascii", "replace")) if token else None
         if agent is None:
             raise Problem(
                 401,
@@ -160,7 +157,16 @@ class MountRouter:
                 " paid.",
                 headers=((b"WWW-Authenticate", b'Bearer realm="autopay"'),),
             )
-        return agent, path, b""
+        # Wherever it came: in Authorization, or in a Referer that repeats the path.
+        fields.lines = [line for line in fields.lines if token not in line]
+        return agent, path, prefix
+
+
+def origin_of(url: str) -> Origin:
+    """The provider of an http(s) URL."""
+    parts = urlsplit(url)
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
+    return Origin(parts.scheme, (parts.hostname or "").lower(), port)
 
 
 def basic_credentials(value: bytes | None) -> tuple[str, str] | None:
@@ -201,6 +207,7 @@ def _relocated(line: bytes, mount: MountPoint) -> bytes:
     if value.startswith(base) and value[len(base) : len(base) + 1] in (b"", b"/", b"?"):
         value = value[len(base) :] or b"/"
     local = value.startswith(b"/") and not value.startswith(b"//")
-    if local and (value == mount.inner or value.startswith(mount.inner + b"/")):
-        return b"Location: " + mount.outer + value[len(mount.inner) :]
+    inner = len(mount.inner)
+    if local and value.startswith(mount.inner) and value[inner : inner + 1] in (b"", b"/", b"?"):
+        return b"Location: " + mount.outer + value[inner:]
     return line

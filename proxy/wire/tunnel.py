@@ -1,38 +1,47 @@
 """Two connections joined back to back: CONNECT, and what follows a 101."""
 
 import asyncio
+from typing import cast
 
-from proxy.wire.endpoint import WRITE_HIGH
+from proxy.wire.endpoint import WRITE_HIGH, reset
 
 
 class TunnelEnd(asyncio.Protocol):
     """One end. Bytes, pauses and half-closes go to the other."""
 
-    __slots__ = ("early", "peer", "transport")
+    __slots__ = ("early", "finished", "moved", "peer", "transport")
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer: TunnelEnd | None = None
         self.early = b""  # came before the other end was there
+        self.finished = False  # sends no more
+        self.moved = True  # since the watchdog looked last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not one by name
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
 
     def data_received(self, data: bytes) -> None:
+        self.moved = True
         if self.peer is None:
             self.early += data
         elif self.peer.transport is not None:
             self.peer.transport.write(data)
 
     def eof_received(self) -> bool:
-        peer = self.peer.transport if self.peer is not None else None
-        if peer is not None and peer.can_write_eof():
-            peer.write_eof()
-        elif peer is not None:
-            peer.close()
-        return True  # half-close: the other direction goes on
+        self.finished = True
+        return self.peer is None or self.peer.far_finished()
+
+    def far_finished(self) -> bool:
+        """The other end sends no more. Whether this one may still send."""
+        if self.transport is None:
+            return False
+        if not self.finished and self.transport.can_write_eof():
+            self.transport.write_eof()  # half-close: the other direction goes on
+            return True
+        self.transport.close()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -40,7 +49,7 @@ class TunnelEnd(asyncio.Protocol):
             if exc is None:
                 self.peer.transport.close()
             else:
-                self.peer.transport.abort()
+                reset(self.peer.transport)
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.transport is not None:
@@ -52,19 +61,47 @@ class TunnelEnd(asyncio.Protocol):
             peer.resume_reading()
 
 
-def join(near: asyncio.Transport, far: TunnelEnd, head: bytes, early: bytes) -> None:
-    """Join `near` to `far`: `head` goes to the near side first, `early` to the far side."""
-    end = TunnelEnd()
-    end.connection_made(near)
-    end.peer, far.peer = far, end
-    near.set_protocol(end)
-    if head:
-        near.write(head)
-    if far.early:
-        near.write(far.early)
-        far.early = b""
+class Tunnel:
+    """Two ends that were joined, for the watchdog."""
+
+    __slots__ = ("deadline", "far", "near")
+
+    def __init__(self, near: TunnelEnd, far: TunnelEnd) -> None:
+        self.near = near
+        self.far = far
+        self.deadline = 0.0
+
+    @property
+    def closed(self) -> bool:
+        return self.near.transport is None and self.far.transport is None
+
+    def check(self, now: float, idle: float) -> None:
+        """Drop both ends when nothing has moved for `idle` seconds."""
+        if self.near.moved or self.far.moved or not self.deadline:
+            self.near.moved = self.far.moved = False
+            self.deadline = now + idle
+        elif self.deadline < now:
+            self.drop()
+
+    def drop(self) -> None:
+        for end in (self.near, self.far):
+            if end.transport is not None:
+                end.transport.abort()
+
+
+def join(transport: asyncio.Transport, far: TunnelEnd, head: bytes, early: bytes) -> Tunnel:
+    """Join the program's connection to `far`: `head` goes to the program first, `early` to far."""
+    near = TunnelEnd()
+    near.connection_made(transport)
+    near.peer, far.peer = far, near
+    transport.set_protocol(near)
+    transport.write(head + far.early)
+    far.early = b""
     if early and far.transport is not None:
         far.transport.write(early)
-    near.resume_reading()
+    transport.resume_reading()
     if far.transport is None:
-        near.close()
+        transport.close()
+    elif far.finished:
+        near.far_finished()
+    return Tunnel(near, far)

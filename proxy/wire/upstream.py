@@ -6,6 +6,7 @@ from typing import Protocol
 
 from proxy.wire.body import Body
 from proxy.wire.endpoint import Endpoint
+from proxy.wire.headers import codings, header
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import (
     EMPTY_PAYLOAD,
@@ -16,23 +17,29 @@ from proxy.wire.parsers import (
 )
 
 NO_BODY = frozenset((204, 304))
+FLUSH_SECONDS = 5.0
 
 
 class UpstreamError(Exception):
     """The provider's answer did not come, or not whole. One line, fit for people.
 
     `stale` says that a pooled connection died without a single byte of an answer: the usual end of
-    a connection that the provider had closed meanwhile. `timeout`: we gave up waiting.
+    a connection that the provider had closed meanwhile. `timeout`: we gave up waiting; `starved`:
+    for the program's own request.
     """
 
-    def __init__(self, text: str, *, stale: bool = False, timeout: bool = False) -> None:
+    def __init__(
+        self, text: str, *, stale: bool = False, timeout: bool = False, starved: bool = False
+    ) -> None:
         super().__init__(text)
         self.stale = stale
         self.timeout = timeout
+        self.starved = starved
 
 
 class Receiver(Protocol):
-    """Who takes an answer as it arrives. `on_end` or `on_lost` is the last call, and comes once."""
+    """Who takes an answer as it arrives. `on_head` is followed at once by `on_data`, perhaps with
+    b"". `on_end` or `on_lost` is the last call, and comes once."""
 
     def on_interim(self, head: ResponseHead) -> None: ...
     def on_head(self, head: ResponseHead, *, has_body: bool, length_known: bool) -> None: ...
@@ -55,11 +62,11 @@ class Upstream(Endpoint):
         "_release",
         "_seen",
         "_timeout",
+        "_upgrade",
         "_with_body",
         "origin",
         "reused",
         "writing_paused",
-        "wrote",
     )
 
     def __init__(
@@ -74,7 +81,6 @@ class Upstream(Endpoint):
         super().__init__(loop)
         self.origin = origin
         self.reused = False
-        self.wrote = False  # whether a byte of the current request may have left
         self.writing_paused = False
         self._release = release
         self._header_bytes = header_bytes
@@ -83,6 +89,7 @@ class Upstream(Endpoint):
         self._body: Body | None = None
         self._payload: Payload | None = None
         self._with_body = True
+        self._upgrade = False
         self._keep = False
         self._timeout = 0.0
         self._seen = 0  # bytes of a head that is not complete yet
@@ -97,24 +104,24 @@ class Upstream(Endpoint):
         *,
         expects_body: bool,
         timeout: float,
+        upgrade: bool = False,
     ) -> None:
         """Send a request; the answer goes to `receiver`.
 
         `expects_body` is False for HEAD. `timeout` bounds the wait for the answer's head.
+        `upgrade` allows a 101.
         """
         assert self.transport is not None and self._receiver is None
         self._receiver = receiver
         self._payload = None
         self._body = body
         self._seen = 0
-        if self.parser is None or expects_body is not self._with_body:
-            self._with_body = expects_body
-            self.parser = response_parser(
-                self, self.loop, self._header_bytes, with_body=expects_body
-            )
+        self._upgrade = upgrade
+        self._with_body = expects_body
+        # A new parser each time (1 us): what a provider sent behind its last answer is forgotten.
+        self.parser = response_parser(self, self.loop, self._header_bytes, with_body=expects_body)
         self._timeout = timeout
         self.deadline = self.loop.time() + timeout
-        self.wrote = True
         self.transport.write(head)
         if body is not None:
             body.attach(self)
@@ -135,6 +142,15 @@ class Upstream(Endpoint):
         self._drop_body()
         if self.transport is not None:
             self.transport.abort()
+
+    def fail(self, error: UpstreamError) -> None:
+        """Give up; the receiver, if there is one, hears why."""
+        receiver, self._receiver = self._receiver, None
+        self._drop_body()
+        if self.transport is not None:
+            self.transport.abort()
+        if receiver is not None:
+            receiver.on_lost(error)
 
     @property
     def idle(self) -> bool:
@@ -167,26 +183,15 @@ class Upstream(Endpoint):
         try:
             messages, _, tail = self.parser.feed_data(data)
         except HttpProcessingError as error:
-            self._fail(UpstreamError(f"the answer is not valid HTTP: {plain(error)}"))
+            self.fail(UpstreamError(f"the answer is not valid HTTP: {plain(error)}"))
             return
         for head, payload in messages:
-            if self._payload is not None:
-                # A second answer to one request: the connection is out of step.
-                self._fail(UpstreamError("the provider sent two answers to one request"))
-                return
-            if head.code == 101:
-                self._switch(head, tail)
-                return
-            if head.code < 200:
-                self._seen = 0
-                receiver.on_interim(head)
-                continue
-            self._begin_answer(head, payload)
+            self._head(head, payload, tail)
             if self._receiver is None:
                 return
         if self._payload is None:
             if self._seen > 2 * self._header_bytes:
-                self._fail(UpstreamError("the answer's header fields are too large"))
+                self.fail(UpstreamError("the answer's header fields are too large"))
             return
         self._deliver()
 
@@ -219,23 +224,47 @@ class Upstream(Endpoint):
     def expired(self) -> None:
         if self._receiver is None:
             if self.transport is not None:
-                self.transport.close()
-            return
-        what = "its answer stalled" if self._payload is not None else "it did not answer in time"
-        self._fail(UpstreamError(f"the provider was given up: {what}", timeout=True))
+                self.transport.abort()
+        elif self._payload is not None:
+            self.fail(UpstreamError("the provider's answer stalled", timeout=True))
+        elif self._body is not None and not self.writing_paused:
+            text = "the rest of the request's body did not come in time"
+            self.fail(UpstreamError(text, timeout=True, starved=True))
+        else:
+            self.fail(UpstreamError("the provider did not answer in time", timeout=True))
 
     # --- the answer
 
+    def _head(self, head: ResponseHead, payload: Payload, tail: bytes) -> None:
+        assert self._receiver is not None
+        if self._payload is not None:
+            self._keep = False  # a second answer to one request: out of step, never reuse
+        elif head.code >= 200:
+            self._begin_answer(head, payload)
+        elif head.code == 101 and self._upgrade and head.upgrade:
+            self._switch(head, tail)
+        elif 100 <= head.code != 101:
+            self._seen = 0
+            self._receiver.on_interim(head)
+        else:
+            self.fail(UpstreamError(f"the provider answered {head.code} out of place"))
+
     def _begin_answer(self, head: ResponseHead, payload: Payload) -> None:
-        has_body = not (head.code in NO_BODY or not self._with_body)
-        self._payload = payload if has_body else EMPTY_PAYLOAD
-        has_body = self._payload is not EMPTY_PAYLOAD
-        length_known = not head.chunked and any(
-            name.lower() == b"content-length" for name, _ in head.raw_headers
+        coding = header(head.raw_headers, b"transfer-encoding")
+        if coding is not None and codings(coding) not in ([b"chunked"], [b"identity"]):
+            self.fail(UpstreamError("the answer's Transfer-Encoding is not understood"))
+            return
+        length = None if head.chunked else header(head.raw_headers, b"content-length")
+        has_body = (
+            self._with_body
+            and head.code not in NO_BODY
+            and payload is not EMPTY_PAYLOAD
+            and (length is None or int(length) > 0)
         )
+        self._payload = payload if has_body else EMPTY_PAYLOAD
         self._keep = not head.should_close
         assert self._receiver is not None
-        self._receiver.on_head(head, has_body=has_body, length_known=length_known)
+        self._receiver.on_head(head, has_body=has_body, length_known=length is not None)
 
     def _deliver(self) -> None:
         payload = self._payload
@@ -243,19 +272,20 @@ class Upstream(Endpoint):
         assert payload is not None and receiver is not None
         data = payload.read_nowait() if payload is not EMPTY_PAYLOAD else b""
         last = payload.is_eof()
-        if data or last:
-            receiver.on_data(data, last=last)
+        receiver.on_data(data, last=last)
         if not last or self._receiver is None:
             return
         receiver = self._receiver
         self._receiver = None
         self.deadline = 0.0
+        self.unhold()  # whoever was slow has it all now; in the pool it must read, to see its end
         if self._keep and self._body is None and self.transport is not None:
             self._release(self)
         else:
             self._drop_body()
             if self.transport is not None:
                 self.transport.close()
+                self.deadline = self.loop.time() + FLUSH_SECONDS
         receiver.on_end()
 
     def _switch(self, head: ResponseHead, tail: bytes) -> None:
@@ -264,24 +294,17 @@ class Upstream(Endpoint):
         assert receiver is not None
         receiver.on_switch(head, tail, self)
 
-    def _fail(self, error: UpstreamError) -> None:
-        receiver, self._receiver = self._receiver, None
-        self._drop_body()
-        if self.transport is not None:
-            self.transport.abort()
-        if receiver is not None:
-            receiver.on_lost(error)
-
     def _drop_body(self) -> None:
         if self._body is not None:
-            self._body.detach()
+            self._body.detach(self)
             self._body = None
 
 
 def plain(error: Exception) -> str:
     """An error's first line, bounded and printable."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return "".join(char for char in text[:200] if char.isprintable())
+    text = error.message if isinstance(error, HttpProcessingError) else str(error)
+    line = text.strip().splitlines()[0].rstrip(":") if text.strip() else type(error).__name__
+    return "".join(char for char in line[:200] if char.isprintable())
 
 
 def _lost_text(error: Exception | None, when: str) -> str:
