@@ -1,0 +1,207 @@
+"""Who may spend, and how much.
+
+An agent is a name, a token and a policy. A running proxy hears of every change at once. Amounts are
+in USD; an endpoint is a pattern like "GET https://api.example.com/v1/*"; a list that is not given
+allows everything, and `any` empties one.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from policies import Policy, PolicyError, format_usd, parse_usd
+from proxy.cli.books import open_books
+from proxy.cli.errors import CommandError
+from proxy.cli.handout import handout, mount_url, proxy_url
+from proxy.cli.render import dollars, moment, say, table
+from proxy.ledger import Database, agents
+from proxy.ledger.agents import AgentInfo
+from proxy.settings import Settings
+
+Action = Callable[[argparse.Namespace, Settings, Database], Coroutine[Any, Any, None]]
+
+_LISTS = ("allowed_endpoints", "allowed_pay_to", "allowed_assets", "allowed_networks")
+_BY = "autopay agent"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    name = argparse.ArgumentParser(add_help=False)
+    name.add_argument("name", metavar="NAME")
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--json", action="store_true", help="for machines")
+    policy = _policy_arguments()
+
+    def action(word: str, what: str, act: Action, *parents: argparse.ArgumentParser) -> None:
+        one = actions.add_parser(word, help=what, description=what, parents=parents)
+        one.set_defaults(act=act)
+
+    action("add", "make an agent; prints its token once", _add, name, policy, machine)
+    action("list", "show the agents and their policies", _list, machine)
+    action("set", "change what is given of an agent's policy", _set, name, policy)
+    action("freeze", "let an agent pay nothing until further notice", _freeze, name)
+    action("unfreeze", "let a frozen agent pay again", _unfreeze, name)
+    action("rotate", "give an agent a new token; the old one ends", _rotate, name, machine)
+    action("remove", "end an agent and its token; its books stay", _remove, name)
+
+
+def run(options: argparse.Namespace) -> int:
+    asyncio.run(_run(options))
+    return 0
+
+
+async def _run(options: argparse.Namespace) -> None:
+    settings = Settings.load(options.config)
+    async with open_books(settings, new=options.act is _add) as database:
+        await options.act(options, settings, database)
+
+
+async def _add(options: argparse.Namespace, settings: Settings, database: Database) -> None:
+    defaults = Policy(
+        options.name,
+        per_call_limit=settings.policy.per_call,
+        daily_limit=settings.policy.daily,
+        session_limit=settings.policy.session,
+    )
+    policy = _changed(defaults, options)
+    new = await agents.add(database, options.name, policy, by=_BY)
+    if not options.json:
+        say(f"Agent {options.name} may spend {_limits(policy)}.")
+    _hand_out(options, settings, new.token)
+
+
+async def _rotate(options: argparse.Namespace, settings: Settings, database: Database) -> None:
+    _hand_out(options, settings, await agents.rotate_token(database, options.name))
+
+
+async def _set(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
+    known = {info.agent.name: info for info in await agents.list_all(database) if info.is_active}
+    if options.name not in known:
+        raise CommandError(f"there is no agent {options.name!r}; see: autopay agent list")
+    before = known[options.name].policy
+    policy = _changed(before, options)
+    if policy == before:
+        raise CommandError("nothing to change is given; see: autopay agent set --help")
+    version = await agents.set_policy(database, policy, by=_BY)
+    say(f"Agent {options.name} may spend {_limits(policy)} (policy version {version}).")
+
+
+async def _freeze(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
+    await agents.set_frozen(database, options.name, True, by=_BY)
+    say(f"Agent {options.name} is frozen: it pays nothing. Other requests still go through.")
+
+
+async def _unfreeze(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
+    await agents.set_frozen(database, options.name, False, by=_BY)
+    say(f"Agent {options.name} may pay again.")
+
+
+async def _remove(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
+    await agents.remove(database, options.name)
+    say(f"Agent {options.name} is removed and its token is worth nothing. Its books stay.")
+
+
+async def _list(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
+    found = [info for info in await agents.list_all(database) if info.is_active]
+    if options.json:
+        for info in found:
+            say(json.dumps(_as_record(info)))
+    elif found:
+        headings = ("AGENT", "STATE", ">PER CALL", ">DAILY", ">SESSION", "ONLY", "SINCE (UTC)")
+        say(table(headings, [_as_row(info) for info in found]))
+    else:
+        say("No agents yet; run: autopay agent add NAME")
+
+
+def _hand_out(options: argparse.Namespace, settings: Settings, token: str) -> None:
+    if not options.json:
+        say(handout(settings, options.name, token))
+        return
+    say(
+        json.dumps(
+            {
+                "agent": options.name,
+                "token": token,
+                "proxy_url": proxy_url(settings, options.name, token),
+                "mount_urls": {
+                    name: mount_url(settings, token, name) for name in settings.providers
+                },
+            }
+        )
+    )
+
+
+def _limits(policy: Policy) -> str:
+    return (
+        f"at most {dollars(policy.per_call_limit)} per call, {dollars(policy.daily_limit)} per day "
+        f"and {dollars(policy.session_limit)} per session"
+    )
+
+
+def _as_row(info: AgentInfo) -> list[str]:
+    policy = info.policy
+    return [
+        info.agent.name,
+        "frozen" if policy.frozen else "active",
+        dollars(policy.per_call_limit),
+        dollars(policy.daily_limit),
+        dollars(policy.session_limit),
+        "; ".join(", ".join(getattr(policy, name)) for name in _LISTS if getattr(policy, name))
+        or "(anything)",
+        moment(info.created_at),
+    ]
+
+
+def _as_record(info: AgentInfo) -> dict[str, Any]:
+    policy = info.policy
+    return {
+        "agent": info.agent.name,
+        "frozen": policy.frozen,
+        "per_call_usd": format_usd(policy.per_call_limit),
+        "daily_usd": format_usd(policy.daily_limit),
+        "session_usd": format_usd(policy.session_limit),
+        **{name: list(getattr(policy, name)) for name in _LISTS},
+        "policy_version": policy.version,
+    }
+
+
+def _policy_arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    for option, field, what in (
+        ("--per-call", "per_call_limit", "the most that one call may cost"),
+        ("--daily", "daily_limit", "the most per UTC day"),
+        ("--session", "session_limit", "the most per session (the Autopay-Session header)"),
+    ):
+        parser.add_argument(option, dest=field, type=_usd, metavar="USD", help=what)
+    for option, field, metavar, what in (
+        ("--allow-endpoint", "allowed_endpoints", "PATTERN", "pay only for this"),
+        ("--allow-pay-to", "allowed_pay_to", "ADDRESS", "pay only this seller"),
+        ("--allow-asset", "allowed_assets", "ASSET", "pay only with this, like USDC"),
+        ("--allow-network", "allowed_networks", "NETWORK", "pay only on this, like solana-devnet"),
+    ):
+        parser.add_argument(
+            option, dest=field, action="append", metavar=metavar, help=f"{what}; may be repeated"
+        )
+    return parser
+
+
+def _usd(text: str) -> int:
+    try:
+        return parse_usd(text)
+    except PolicyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _changed(policy: Policy, options: argparse.Namespace) -> Policy:
+    """`policy` with what the options name."""
+    changes: dict[str, Any] = {}
+    for name in ("per_call_limit", "daily_limit", "session_limit"):
+        if (limit := getattr(options, name)) is not None:
+            changes[name] = limit
+    for name in _LISTS:
+        if (entries := getattr(options, name)) is not None:
+            changes[name] = tuple(entry for entry in entries if entry != "any")
+    return replace(policy, **changes)

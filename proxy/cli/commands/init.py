@@ -1,0 +1,105 @@
+"""Make what autopay needs: a settings file, a wallet, the database, and a first agent.
+
+What is there already is left as it is, so running it again is safe.
+"""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from policies import Policy
+from proxy import paths
+from proxy.chains.solana import Wallet
+from proxy.cli.books import open_books
+from proxy.cli.errors import CommandError
+from proxy.cli.handout import handout
+from proxy.cli.render import dollars, say
+from proxy.ledger import agents
+from proxy.settings import Settings, default_toml
+
+FIRST_AGENT = "default"
+
+
+def arguments(_parser: argparse.ArgumentParser) -> None:
+    """None of its own."""
+
+
+def run(options: argparse.Namespace) -> int:
+    file, is_new = _settings_file(options.config)
+    settings = Settings.load(file)
+    _line("settings", str(file), "new: every line is a comment" if is_new else "kept")
+    paths.private_directory(settings.data_dir)
+    _line("data", str(settings.data_dir))
+    wallet, is_new = _wallet(settings)
+    _line("wallet", f"{wallet.address}", f"new, in {settings.wallet_path}" if is_new else "kept")
+    asyncio.run(_first_agent(settings))
+    say(f"\n{_how_to_fund(wallet, settings)}")
+    say("\nThen:  autopay serve")
+    return 0
+
+
+def _settings_file(config: Path | None) -> tuple[Path, bool]:
+    """The settings file in use, and whether it was made just now."""
+    file = config or paths.settings_file() or paths.user_config_dir() / paths.SETTINGS_NAME
+    if file.exists():
+        return file, False
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as new:
+            new.write(default_toml())
+    except OSError as error:
+        raise CommandError(
+            f"the settings file {file} cannot be written: {error.strerror}; "
+            "name another place with --config PATH"
+        ) from None
+    return file, True
+
+
+def _wallet(settings: Settings) -> tuple[Wallet, bool]:
+    if settings.wallet_path.exists():
+        return Wallet.load(settings.wallet_path), False
+    return Wallet.create(settings.wallet_path), True
+
+
+async def _first_agent(settings: Settings) -> None:
+    async with open_books(settings, new=True) as database:
+        _line(
+            "database",
+            "your own, by database_url" if settings.database_url else "embedded PostgreSQL",
+        )
+        known = [info.agent.name for info in await agents.list_all(database) if info.is_active]
+        if known:
+            _line("agents", ", ".join(known), "kept")
+            say("\nA token is never shown again. For a new one:  autopay agent rotate NAME")
+            return
+        policy = Policy(
+            FIRST_AGENT,
+            per_call_limit=settings.policy.per_call,
+            daily_limit=settings.policy.daily,
+            session_limit=settings.policy.session,
+        )
+        new = await agents.add(database, FIRST_AGENT, policy, by="autopay init")
+    _line(
+        "agent",
+        FIRST_AGENT,
+        f"new: at most {dollars(policy.per_call_limit)} per call, "
+        f"{dollars(policy.daily_limit)} per day",
+    )
+    say(f"\n{handout(settings, FIRST_AGENT, new.token)}")
+
+
+def _how_to_fund(wallet: Wallet, settings: Settings) -> str:
+    lines = [
+        "To pay, the wallet needs tokens (no SOL: sellers' facilitators pay the network's fees).",
+        f"Send them to  {wallet.address}",
+    ]
+    if "devnet" in settings.networks:
+        lines.append("  devnet   USDC for nothing: https://faucet.circle.com (Solana Devnet)")
+    if "mainnet" in settings.networks:
+        lines.append("  mainnet  USDC, USDT, USDG, PYUSD or CASH: real money; send little")
+    lines.append("What is there:  autopay wallet show --balance")
+    return "\n".join(lines)
+
+
+def _line(what: str, value: str, remark: str = "") -> None:
+    say(f"{what:<9} {value}" + (f"  ({remark})" if remark else ""))

@@ -1,0 +1,179 @@
+"""Is everything well? Exit status 0 if the proxy answers, can reach its database and has a wallet;
+1 if not."""
+
+import argparse
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies import format_usd
+from proxy import __version__, paths
+from proxy.chains.solana import Wallet
+from proxy.chains.solana.wallet import WalletError
+from proxy.cli.books import open_books
+from proxy.cli.errors import CommandError, lines_for
+from proxy.cli.handout import reachable
+from proxy.cli.render import dollars, say, table
+from proxy.ledger import LedgerError, history
+from proxy.ledger.history import OpenPayment, Today
+from proxy.paths import PathError
+from proxy.postgres import PostgresError
+from proxy.settings import Address, Settings
+
+ANSWER_SECONDS = 3.0
+MOST_IN_DOUBT = 1000
+
+
+@dataclass(slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    well: bool
+    words: str
+
+
+@dataclass(slots=True)
+class Books:
+    """What the database said, if it did."""
+
+    today: list[Today] = field(default_factory=list)
+    in_doubt: list[OpenPayment] = field(default_factory=list)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--quiet", action="store_true", help="nothing but the exit status")
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = Settings.load(options.config)
+    return asyncio.run(_run(options, settings))
+
+
+async def _run(options: argparse.Namespace, settings: Settings) -> int:
+    findings = [
+        await _listener("proxy", settings.listen.proxy),
+        await _listener("mounts", settings.listen.mounts),
+        _wallet(settings),
+    ]
+    if options.quiet and not all(finding.well for finding in findings):
+        return 1  # and no database is started to say so
+    books = Books()
+    findings.append(await _database(settings, books))
+    well = all(finding.well for finding in findings)
+    if options.json:
+        say(json.dumps(_as_record(options, settings, findings, books, well)))
+    elif not options.quiet:
+        _show(options, settings, findings, books)
+    return 0 if well else 1
+
+
+async def _listener(what: str, address: Address) -> Finding:
+    """Whether somebody listens there, and whether it is autopay."""
+    at = reachable(address)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(at.host, at.port)
+            try:
+                writer.write(b"GET / HTTP/1.1\r\nHost: autopay\r\nConnection: close\r\n\r\n")
+                # Not one read: head and body may come apart.
+                await reader.readuntil(b"urn:autopay:problem:")
+            except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionResetError):
+                return Finding(what, False, f"{address} is another program, not autopay")
+            finally:
+                writer.close()
+    except OSError:
+        return Finding(what, False, f"{address} does not answer; run: autopay serve")
+    return Finding(what, True, f"{address} answers")
+
+
+def _wallet(settings: Settings) -> Finding:
+    if not settings.wallet_path.exists():
+        words = f"there is none at {settings.wallet_path}; run: autopay init"
+        return Finding("wallet", False, words)
+    try:
+        return Finding("wallet", True, Wallet.load(settings.wallet_path).address)
+    except WalletError as error:
+        return Finding("wallet", False, str(error))
+
+
+async def _database(settings: Settings, books: Books) -> Finding:
+    try:
+        async with open_books(settings) as database:
+            books.today = await history.today(database)
+            books.in_doubt = await history.in_doubt(database, limit=MOST_IN_DOUBT)
+    except (CommandError, LedgerError, PathError, PostgresError) as error:
+        return Finding("database", False, " ".join(lines_for(error)))
+    words = "your own, by database_url" if settings.database_url else "embedded PostgreSQL"
+    return Finding("database", True, f"{words}; answers")
+
+
+def _show(
+    options: argparse.Namespace, settings: Settings, findings: list[Finding], books: Books
+) -> None:
+    say(f"autopay   {__version__}")
+    say(f"settings  {_settings_in_use(options)}")
+    say(f"data      {settings.data_dir}")
+    say(f"networks  {', '.join(settings.networks)}")
+    for finding in findings:
+        say(f"{finding.what:<9} {finding.words}")
+    if books.today:
+        say(f"\nToday ({books.today[0].day}, UTC):")
+        headings = ("AGENT", "STATE", ">SPENT", ">HELD", ">LEFT", ">DAILY LIMIT", ">PAID CALLS")
+        say(table(headings, [_today_row(today) for today in books.today]))
+    if books.in_doubt:
+        held = dollars(sum(payment.price for payment in books.in_doubt))
+        say(f"\nPayments in doubt: {len(books.in_doubt)}, which hold {held};")
+        say("see: autopay receipts --in-doubt")
+
+
+def _today_row(today: Today) -> list[str]:
+    return [
+        today.agent,
+        "frozen" if today.frozen else "active",
+        dollars(today.spent),
+        dollars(today.held),
+        dollars(today.remaining),
+        dollars(today.limit),
+        str(today.paid_calls),
+    ]
+
+
+def _as_record(
+    options: argparse.Namespace,
+    settings: Settings,
+    findings: list[Finding],
+    books: Books,
+    well: bool,
+) -> dict[str, Any]:
+    return {
+        "well": well,
+        "version": __version__,
+        "settings": _settings_in_use(options),
+        "data_dir": str(settings.data_dir),
+        "networks": list(settings.networks),
+        **{one.what: {"well": one.well, "detail": one.words} for one in findings},
+        "today": [
+            {
+                "agent": today.agent,
+                "day": today.day.isoformat(),
+                "frozen": today.frozen,
+                "spent_usd": format_usd(today.spent),
+                "held_usd": format_usd(today.held),
+                "remaining_usd": format_usd(today.remaining),
+                "limit_usd": format_usd(today.limit),
+                "paid_calls": today.paid_calls,
+            }
+            for today in books.today
+        ],
+        "in_doubt": {
+            "payments": len(books.in_doubt),
+            "held_usd": format_usd(sum(payment.price for payment in books.in_doubt)),
+        },
+    }
+
+
+def _settings_in_use(options: argparse.Namespace) -> str:
+    return str(paths.settings_file(options.config) or "none: the defaults, and the environment")

@@ -1,0 +1,94 @@
+"""`autopay agent`: made, changed, frozen, removed."""
+
+import asyncio
+import json
+from typing import Any
+
+from policies import Policy
+from proxy.ledger import Database, Directory, agents
+from tests.cli.conftest import Autopay
+
+
+def listed(autopay: Autopay) -> dict[str, Any]:
+    records = [json.loads(line) for line in autopay.well("agent", "list", "--json").splitlines()]
+    return {record["agent"]: record for record in records}
+
+
+async def agent_of(dsn: str, token: str) -> str | None:
+    """Whose token the proxy takes this for."""
+    directory = Directory(dsn)
+    await directory.start()
+    agent = directory.by_token(token)
+    await asyncio.sleep(0)  # its watcher must have begun before it can be told to end
+    await directory.close()
+    return agent.name if agent else None
+
+
+async def test_a_life(autopay: Autopay, dsn: str) -> None:
+    assert autopay.well("agent", "list").startswith("No agents yet")
+    said = autopay.well("agent", "add", "bot")
+    assert said.startswith(
+        "Agent bot may spend at most $0.05 per call, $1.00 per day and $1.00 per session.\n"
+    )
+    token = said.partition("http://bot:")[2].partition("@")[0]
+    assert await agent_of(dsn, token) == "bot"
+    assert token not in autopay.well("agent", "list")
+
+    autopay.well("agent", "freeze", "bot")
+    assert listed(autopay)["bot"]["frozen"] is True
+    autopay.well("agent", "unfreeze", "bot")
+    assert listed(autopay)["bot"]["frozen"] is False
+
+    handed = json.loads(autopay.well("agent", "rotate", "bot", "--json"))
+    assert await agent_of(dsn, token) is None
+    assert await agent_of(dsn, handed["token"]) == "bot"
+    assert handed["proxy_url"] == f"http://bot:{handed['token']}@127.0.0.1:8402"
+
+    autopay.well("agent", "remove", "bot")
+    assert await agent_of(dsn, handed["token"]) is None
+    assert listed(autopay) == {}
+
+
+async def test_a_policy_is_given_and_changed(autopay: Autopay, dsn: str) -> None:
+    autopay.well(
+        *("agent", "add", "bot", "--per-call", "0.10", "--daily", "5", "--session", "$2"),
+        *("--allow-endpoint", "GET https://api.example.com/v1/*"),
+        *("--allow-endpoint", "https://*.example.org/*", "--allow-asset", "USDC"),
+        *("--allow-network", "solana-devnet", "--allow-pay-to", "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4"),
+    )
+    database = await Database.open(dsn)
+    (info,) = await agents.list_all(database)
+    assert info.policy == Policy(
+        "bot",
+        per_call_limit=100_000,
+        daily_limit=5_000_000,
+        session_limit=2_000_000,
+        allowed_endpoints=("GET https://api.example.com/v1/*", "https://*.example.org/*"),
+        allowed_pay_to=("2wKupLR9q6wXYppw8Gr2NvWxKBUqm4",),
+        allowed_assets=("USDC",),
+        allowed_networks=("solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",),
+    )
+    said = autopay.well("agent", "set", "bot", "--daily", "6", "--allow-endpoint", "any")
+    assert "policy version 2" in said
+    (changed,) = await agents.list_all(database)
+    await database.close()
+    assert (changed.policy.daily_limit, changed.policy.allowed_endpoints) == (6_000_000, ())
+    assert (changed.policy.per_call_limit, changed.policy.allowed_assets) == (100_000, ("USDC",))
+
+
+def test_the_settings_are_the_default_policy(autopay: Autopay) -> None:
+    autopay.well("agent", "add", "bot", "--daily", "3", AUTOPAY_POLICY__PER_CALL="0.25")
+    assert listed(autopay)["bot"]["per_call_usd"] == "0.25"
+    assert listed(autopay)["bot"]["daily_usd"] == "3.00"
+
+
+def test_what_cannot_be(autopay: Autopay) -> None:
+    autopay.well("agent", "add", "bot")
+    assert autopay.refused("agent", "add", "bot") == "there is an agent 'bot' already"
+    assert "cannot be an agent's name" in autopay.refused("agent", "add", "a:b")
+    assert autopay.refused("agent", "remove", "nobody") == "there is no agent 'nobody'"
+    assert "there is no agent 'nobody'" in autopay.refused("agent", "set", "nobody", "--daily", "1")
+    assert "nothing to change" in autopay.refused("agent", "set", "bot")
+    bad = autopay.refused("agent", "add", "b", "--allow-endpoint", "ftp://x/*")
+    assert "the scheme is http, https or *" in bad
+    assert list(listed(autopay)) == ["bot"]
