@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all, whatever happens while they are written."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that must not exist yet. Raises FileExistsError, or another OSError."""
+    with _whole(path, content, mode) as ready:
+        # A link refuses to overwrite, and unlike O_EXCL on the name itself it never shows
+        # another process a file that is half written.
+        os.link(ready, path)
+    _sync_directory(path.parent)
+
+
+def replace(path: Path, content: bytes, mode: int) -> None:
+    """Write a file in place of what is there. Raises OSError."""
+    with _whole(path, content, mode) as ready:
+        ready.replace(path)
+    _sync_directory(path.parent)
+
+
+def replace_if_changed(path: Path, content: bytes, mode: int) -> None:
+    """As `replace`, but a file that says the same already is left alone. Raises OSError."""
+    try:
+        if path.read_bytes() == content:
+            return
+    except FileNotFoundError:
+        pass
+    replace(path, content, mode)
+
+
+@contextmanager
+def _whole(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """A complete file beside `path`, gone afterwards unless it was moved to its place."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # 0600 from its first moment, and O_EXCL so that nobody can have laid a file there to read.
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the new name itself durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
