@@ -16,11 +16,13 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 import uvloop
 
-from proxy.wire.gate import PassThrough, PaymentRequired, Purchase, Reply
+from proxy.wire.egress import Leave
+from proxy.wire.gate import Agent, PassThrough, PaymentRequired, Purchase, Reply, TurnedAway
 from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin
 from proxy.wire.plane import DataPlane, tune_malloc
@@ -31,6 +33,7 @@ SMALL = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1024\r\
 GIGABYTE = 1 << 30
 PIECE = bytes(1 << 20)
 CREDENTIAL = b"Proxy-Authorization: Basic " + b64encode(b"bench:bench")
+LEAVE = Leave(((ip_network("127.0.0.0/8"), None),))
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -80,6 +83,14 @@ class Open:
 
     def admit(self, origin: Origin) -> "Open":
         return self
+
+    def leave(self, agent: Agent) -> Leave:
+        return LEAVE
+
+    def turned_away(self, what: TurnedAway) -> None: ...
+    def certificate_rejected(
+        self, agent: Agent, origin: Origin, why: str, seconds: float
+    ) -> None: ...
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         return PassThrough()

@@ -7,11 +7,13 @@ from policies.errors import PolicyError
 from policies.money import MAX_MICROS
 from policies.networks import canonical_network
 from policies.pattern import parse_pattern
+from policies.target import parse_target
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one agent may spend, and on what. Limits in micro-USD; an empty list allows all."""
+    """What one agent may spend, and on what. Limits in micro-USD; an empty list allows all, but for
+    the last two, which are about every connection, paid or not (`proxy/wire/egress.py`)."""
 
     agent: str
     frozen: bool = False
@@ -22,6 +24,8 @@ class Policy:
     allowed_pay_to: tuple[str, ...] = ()  # exact addresses
     allowed_assets: tuple[str, ...] = ()  # symbols ("USDC") or "network/address"
     allowed_networks: tuple[str, ...] = ()  # CAIP-2 ids or names of policies/networks.py
+    allowed_targets: tuple[str, ...] = ()  # policies/target.py: not public, allowed anyway
+    allowed_ports: tuple[int, ...] = ()  # of public addresses; empty: those of the web's habits
     version: int = 1
 
 
@@ -61,7 +65,7 @@ class Verdict:
 
 
 def validated(policy: Policy) -> Policy:
-    """The policy with its network names made canonical, ready to be stored.
+    """The policy with its networks and targets in their one spelling, ready to be stored.
 
     Raises PolicyError with one line that names the field, the value and what would be right.
     """
@@ -87,8 +91,13 @@ def validated(policy: Policy) -> Policy:
             "allowed_networks",
             "a CAIP-2 id like solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp, or solana-devnet",
         )
+    for port in policy.allowed_ports:
+        if not 1 <= port <= 65535:
+            raise PolicyError(f"allowed_ports: {port} is not a port, which is 1 to 65535")
     return replace(
-        policy, allowed_networks=tuple(canonical_network(name) for name in policy.allowed_networks)
+        policy,
+        allowed_networks=tuple(canonical_network(name) for name in policy.allowed_networks),
+        allowed_targets=tuple(str(parse_target(text)) for text in policy.allowed_targets),
     )
 
 

@@ -1,20 +1,38 @@
 """The answers to the data plane's questions (`proxy.wire.gate.Gate`)."""
 
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import lru_cache
+from typing import Any
+
+from policies import PolicyError, parse_target
 from proxy import refusals
 from proxy.exchange import Exchange
-from proxy.ledger import Agent, Directory
+from proxy.ledger import Agent, DecisionRow, Directory, Ledger
 from proxy.providers import BreakerOpen, Providers
-from proxy.wire.gate import PaymentRequired, Purchase, Reply, Ticket
+from proxy.urls import shown_url
+from proxy.wire.egress import Leave
+from proxy.wire.gate import Agent as Asker
+from proxy.wire.gate import PaymentRequired, Purchase, Reply, Ticket, TurnedAway
 from proxy.wire.origin import Origin
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS_UNDER_WAY = 1_000
 
 
 class Gatekeeper:
     """Who is this, may they go there now, and what of this 402."""
 
-    def __init__(self, directory: Directory, providers: Providers, exchange: Exchange) -> None:
+    def __init__(
+        self, directory: Directory, providers: Providers, ledger: Ledger, exchange: Exchange
+    ) -> None:
         self._directory = directory
         self._providers = providers
+        self._ledger = ledger
         self._exchange = exchange
+        self._rows: set[asyncio.Task[bool]] = set()
 
     def by_credentials(self, name: str, token: str) -> Agent | None:
         return self._directory.authenticate(name, token)
@@ -28,5 +46,53 @@ class Gatekeeper:
         except BreakerOpen as error:
             raise refusals.breaker_open(error.key, error.retry_after, error.last_error) from None
 
+    def leave(self, agent: Asker) -> Leave:
+        assert isinstance(agent, Agent), "the directory hands out the agents"
+        policy = self._directory.policy(agent)
+        return _leave(policy.allowed_targets, policy.allowed_ports)
+
+    def turned_away(self, what: TurnedAway) -> None:
+        assert isinstance(what.agent, Agent)
+        if len(self._rows) >= MOST_ROWS_UNDER_WAY:
+            # A program that is refused in a loop is faster than the database.
+            log.error("%s was turned away from %s: %s", what.agent.name, what.url[:200], what.code)
+            return
+        row = DecisionRow(
+            agent_id=what.agent.id,
+            method=what.method,
+            endpoint=shown_url(what.url),
+            reason=what.code,
+            detail=f"it leads to {what.address}",
+            policy_version=self._directory.policy(what.agent).version,
+            session_id=what.session,
+            trace_id=what.trace,
+        )
+        self._note(self._ledger.record_decision(row))
+
+    def certificate_rejected(self, agent: Asker, origin: Origin, why: str, seconds: float) -> None:
+        assert isinstance(agent, Agent)
+        self._note(self._ledger.note_rejection(agent.id, origin.host, why, seconds))
+
+    def _note(self, write: Coroutine[Any, Any, bool]) -> None:
+        task = asyncio.get_running_loop().create_task(write)
+        self._rows.add(task)
+        task.add_done_callback(self._rows.discard)
+
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
+        # Who is bound to a session has its budget, and cannot leave it by naming another.
+        if isinstance(purchase.agent, Agent) and purchase.agent.session is not None:
+            purchase.session = purchase.agent.session
         return await self._exchange.pay(purchase, challenge)
+
+
+@lru_cache(maxsize=4096)
+def _leave(targets: tuple[str, ...], ports: tuple[int, ...]) -> Leave:
+    """A policy's lists as the data plane reads them. An entry that can't be read (stored by another
+    version, or by hand) allows nothing."""
+    readable = []
+    for text in targets:
+        try:
+            readable.append(parse_target(text))
+        except PolicyError as error:
+            log.error("an allowed target counts for nothing: %s", error)
+    return Leave(tuple(readable), frozenset(ports))

@@ -28,6 +28,11 @@ def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return platformdirs.user_data_path("autopay", appauthor=False)
 
 
+def ca_directory(data_dir: Path) -> Path:
+    """Where the CA's key and certificate are, in the data directory."""
+    return data_dir / "ca"
+
+
 def settings_file(
     config: Path | None = None, *, here: Path | None = None, user_config: Path | None = None
 ) -> Path | None:

@@ -3,14 +3,19 @@
 import logging
 from contextlib import AsyncExitStack
 
+from proxy.authority import Authority, Leaves
 from proxy.chains import Chain
 from proxy.chains.solana import SolanaChain, Wallet
 from proxy.exchange import Exchange
 from proxy.gatekeeper import Gatekeeper
 from proxy.ledger import Directory, Ledger, history
+from proxy.ledger.address import tcp_addresses
+from proxy.paths import ca_directory
 from proxy.providers import Providers
 from proxy.settings import Settings
 from proxy.store import Store, open_store
+from proxy.wire.chain import Chain as ProxyChain
+from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.plane import DataPlane
 from proxy.wire.routes import ForwardRouter, MountRouter, origin_of
@@ -58,9 +63,16 @@ class Service:
                 self.chains,
                 memo_less=await self._memo_less(),
             )
-            gate = Gatekeeper(directory, providers, exchange)
-            plane = DataPlane(gate, self._limits(), ca_file=settings.tls.ca_file)
+            gate = Gatekeeper(directory, providers, self.ledger, exchange)
+            plane = DataPlane(
+                gate,
+                self._limits(),
+                ca_file=settings.tls.ca_file,
+                off_limits=tcp_addresses(self.store.dsn),
+                chain=self._chained_proxy(),
+            )
             stack.push_async_callback(plane.close)
+            self._intercept(plane, stack)
             upstreams = {name: p.upstream for name, p in settings.providers.items()}
             listen = settings.listen
             self.proxy_address = await plane.listen(
@@ -85,6 +97,33 @@ class Service:
             await chain.start()
             stack.push_async_callback(chain.close)
             self.chains[network] = chain
+
+    def _intercept(self, plane: DataPlane, stack: AsyncExitStack) -> None:
+        directory = ca_directory(self.settings.data_dir)
+        if not directory.exists():
+            log.warning(
+                "there is no CA in %s, so https through the proxy is tunnelled and not paid for"
+                " (`autopay init`)",
+                directory,
+            )
+            return
+        leaves = Leaves(Authority.load(directory))
+        stack.callback(leaves.close)
+        rules = self.settings.intercept
+        plane.intercept(
+            leaves,
+            TunnelRules(
+                intercepts=rules.default == "intercept",
+                tunnel=rules.tunnel,
+                intercept=rules.intercept,
+                on_reject=rules.on_reject,
+                reject_seconds=rules.reject_seconds,
+            ),
+        )
+
+    def _chained_proxy(self) -> ProxyChain | None:
+        url = self.settings.upstream_proxy
+        return ProxyChain(url, self.settings.no_upstream_proxy) if url else None
 
     async def _memo_less(self) -> set[str]:
         """Providers that want no memo: by the settings, and by what they taught us."""

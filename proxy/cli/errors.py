@@ -4,6 +4,7 @@ import os
 import socket
 
 from policies import PolicyError
+from proxy.authority import AuthorityError
 from proxy.chains import Unpayable
 from proxy.chains.solana.wallet import WalletError
 from proxy.ledger import LedgerError, LedgerUnavailable, MigrationError
@@ -17,6 +18,7 @@ class CommandError(Exception):
 
 
 _ONE_LINE = (
+    AuthorityError,
     CommandError,
     LedgerError,
     OSError,

@@ -25,9 +25,12 @@ def handout(settings: Settings, agent: str, token: str) -> str:
     lines = [
         "Its token is shown this once; only a hash of it is kept.",
         "",
-        "A program that knows HTTP_PROXY (http:// URLs are paid for, https:// is tunnelled):",
+        "Any program, with all that its runtime needs:",
+        f"  autopay run --agent {agent} -- COMMAND",
+        "",
+        "A program that knows HTTP_PROXY (for https:// it must trust `autopay ca export`):",
         f"  export http_proxy={proxy_url(settings, agent, token)}",
-        "  export HTTP_PROXY=$http_proxy",
+        "  export HTTP_PROXY=$http_proxy https_proxy=$http_proxy HTTPS_PROXY=$http_proxy",
         "",
         "A program that knows only a base URL"
         + ("" if settings.providers else " (first: [providers.NAME] in autopay.toml)")

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policies import Policy
+from proxy.authority import Authority
 from proxy.chains.solana import Wallet
 from proxy.demo.narrator import Narrator
 from proxy.ledger import Database, agents
 from proxy.localnet import Localnet
+from proxy.paths import ca_directory
 from proxy.service import Service
 from proxy.settings import Settings
 from proxy.store import open_store
@@ -67,9 +69,10 @@ async def _set_up(stack: AsyncExitStack, narrator: Narrator) -> Stage:
     with narrator.waiting("Starting a Solana network, a facilitator and an API that sells"):
         net = await stack.enter_async_context(Localnet())
         wallet = Wallet.create(directory / "wallet.json")
+        Authority.create(ca_directory(directory))
         net.fund(wallet.address, usdc=FUNDS, cash=FUNDS)
     with narrator.waiting("Starting autopay"):
-        policy = Policy(AGENT)
+        policy = Policy(AGENT, allowed_targets=("127.0.0.0/8",))  # where the demo's API is
         token = (await agents.add(store.database, AGENT, policy, by="autopay demo")).token
         config = directory / "autopay.toml"
         config.write_text(_settings(directory, net, _free_ports(2)))

@@ -69,7 +69,7 @@ class Story:
                 ("API", f"{self._api}  asks for money by x402"),
                 ("wallet", self._stage.wallet.address),
                 ("", f"holds {_tokens(before.usdc[0])} USDC and {_tokens(before.cash[0])} CASH"),
-                ("agent", f'"{AGENT}", whose policy is the default one: at most'),
+                ("agent", f'"{AGENT}", which may be taken to this machine, too: at most'),
                 (
                     "",
                     f"${format_usd(policy.per_call_limit)} per call and "

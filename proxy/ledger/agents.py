@@ -32,8 +32,9 @@ WITH agent AS (
 ), policy AS (
     INSERT INTO agent_policies AS p (
         agent_id, frozen, per_call_limit_micros, daily_limit_micros, session_limit_micros,
-        allowed_endpoints, allowed_pay_to, allowed_assets, allowed_networks, updated_by)
-    SELECT id, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM agent
+        allowed_endpoints, allowed_pay_to, allowed_assets, allowed_networks,
+        allowed_targets, allowed_ports, updated_by)
+    SELECT id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 FROM agent
     ON CONFLICT (agent_id) DO UPDATE SET
         frozen = excluded.frozen,
         per_call_limit_micros = excluded.per_call_limit_micros,
@@ -43,6 +44,8 @@ WITH agent AS (
         allowed_pay_to = excluded.allowed_pay_to,
         allowed_assets = excluded.allowed_assets,
         allowed_networks = excluded.allowed_networks,
+        allowed_targets = excluded.allowed_targets,
+        allowed_ports = excluded.allowed_ports,
         updated_by = excluded.updated_by
 )
 SELECT id FROM agent
@@ -65,11 +68,19 @@ WITH agent AS (
 )
 INSERT INTO agent_tokens (token_sha256, agent_id) SELECT $2, id FROM agent RETURNING agent_id
 """
+_ISSUE = """
+INSERT INTO agent_tokens (token_sha256, agent_id, session_id)
+SELECT $2, id, $3 FROM agents WHERE name = $1 AND is_active
+RETURNING agent_id
+"""
+_REVOKE = """
+UPDATE agent_tokens SET revoked_at = now() WHERE token_sha256 = $1 AND revoked_at IS NULL
+"""
 _SET_POLICY = """
 UPDATE agent_policies SET
     frozen = $2, per_call_limit_micros = $3, daily_limit_micros = $4, session_limit_micros = $5,
     allowed_endpoints = $6, allowed_pay_to = $7, allowed_assets = $8, allowed_networks = $9,
-    updated_by = $10
+    allowed_targets = $10, allowed_ports = $11, updated_by = $12
 FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
 RETURNING version
 """
@@ -91,10 +102,15 @@ class AgentError(LedgerError):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Who spends. The name is for people and credentials; the books go by the id."""
+    """Who spends. The name is for people and credentials; the books go by the id.
+
+    `session`: the one that the token is bound to. What is done with it counts against that one,
+    whatever session the program names.
+    """
 
     id: UUID
     name: str
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,7 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True)
 class NewAgent:
-    """A new agent and its token, which is not kept and cannot be shown again."""
+    """An agent and a new token of it, which is not kept and cannot be shown again."""
 
     agent: Agent
     token: str
@@ -146,6 +162,19 @@ async def rotate_token(database: Database, name: str) -> str:
     token = _new_token()
     _known(name, await database.fetchval(_ROTATE, name, token_hash(token)))
     return token
+
+
+async def issue_token(database: Database, name: str, *, session: str | None = None) -> NewAgent:
+    """One more token for an agent, bound to `session` if that is given; its others stay as they
+    are. Raises AgentError if the agent is unknown."""
+    token = _new_token()
+    found: UUID | None = await database.fetchval(_ISSUE, name, token_hash(token), session)
+    return NewAgent(Agent(_known(name, found), name, session), token)
+
+
+async def revoke_token(database: Database, token: str) -> None:
+    """Ends this one token. That it was ended before, or never was one, is no error."""
+    await database.execute(_REVOKE, token_hash(token))
 
 
 async def set_policy(database: Database, policy: Policy, *, by: str = "") -> int:
@@ -193,6 +222,8 @@ def policy_of(row: asyncpg.Record) -> Policy:
         allowed_pay_to=tuple(row["allowed_pay_to"]),
         allowed_assets=tuple(row["allowed_assets"]),
         allowed_networks=tuple(row["allowed_networks"]),
+        allowed_targets=tuple(row["allowed_targets"]),
+        allowed_ports=tuple(row["allowed_ports"]),
         version=row["version"],
     )
 
@@ -212,6 +243,8 @@ def _columns(policy: Policy) -> tuple[object, ...]:
         list(checked.allowed_pay_to),
         list(checked.allowed_assets),
         list(checked.allowed_networks),
+        list(checked.allowed_targets),
+        list(checked.allowed_ports),
     )
 
 

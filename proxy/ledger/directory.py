@@ -8,7 +8,7 @@ reads limits and `frozen` itself, pays nothing.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # One statement, so one snapshot: never a new token beside an old policy.
 _LOAD = """
 SELECT a.id, a.name, a.is_active, p.*,
-       ARRAY(SELECT t.token_sha256 FROM agent_tokens t
+       ARRAY(SELECT (t.token_sha256, t.session_id) FROM agent_tokens t
              WHERE t.agent_id = a.id AND t.revoked_at IS NULL) AS tokens
 FROM agents a JOIN agent_policies p ON p.agent_id = a.id
 """
@@ -57,6 +57,7 @@ class Directory:
         self._timeout = timeout
         self._state = _State()
         self._changed = asyncio.Event()
+        self._connection: Connection | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -65,13 +66,16 @@ class Directory:
             connection = await self._connect()
         except _TROUBLE as error:
             raise LedgerUnavailable(_line(error), may_have_happened=False) from error
-        self._watcher = asyncio.create_task(self._watch(connection), name="ledger directory")
+        self._connection = connection
+        self._watcher = asyncio.create_task(self._watch(), name="ledger directory")
 
     async def close(self) -> None:
         """Stops listening; look-ups go on answering from what is known."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.terminate()
 
     def by_token(self, token: str) -> Agent | None:
         """The agent whose token this is.
@@ -126,26 +130,25 @@ class Directory:
             agent = names[row["name"]] = Agent(row["id"], row["name"])
             if row["is_active"]:
                 policies[agent.id] = policy_of(row)
-                tokens.update(dict.fromkeys(row["tokens"], agent))
+                for token, session in row["tokens"]:
+                    tokens[token] = agent if session is None else replace(agent, session=session)
         self._state = _State(tokens, names, policies)
 
-    async def _watch(self, connection: "Connection") -> None:
+    async def _watch(self) -> None:
         pause = 0.1
         while True:
             try:
-                if connection.is_closed():
-                    connection = await self._connect()
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await self._connect()
                     log.info("the agents' directory is connected again")
-                await self._refresh(connection)
+                await self._refresh(self._connection)
                 pause = 0.1
             except _TROUBLE as error:
-                connection.terminate()
+                if self._connection is not None:
+                    self._connection.terminate()
                 log.warning("the agents' directory is not fresh: %s", _line(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
-            except asyncio.CancelledError:
-                connection.terminate()
-                raise
 
     async def _refresh(self, connection: "Connection") -> None:
         """Waits for a change, or for the next poll, and reads."""

@@ -52,6 +52,12 @@ ORDER BY p.created_at LIMIT $2
 MEMO_REFUSED = "memo_refused"
 """The doubt_reason of a payment whose facilitator wanted no memo."""
 
+_REJECTIONS = """
+SELECT a.name AS agent, r.host, r.reason, r.times, r.last_seen, r.left_until
+FROM certificate_rejections r JOIN agents a ON a.id = r.agent_id
+WHERE r.left_until > now()
+ORDER BY r.last_seen DESC LIMIT $1
+"""
 _MEMO_LESS = """
 SELECT DISTINCT provider FROM payments
 WHERE doubt_reason = $1 AND created_at > now() - interval '90 days'
@@ -139,6 +145,18 @@ class OpenPayment:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A host that is not paid for an agent, since its program does not trust our CA."""
+
+    agent: str
+    host: str
+    reason: str
+    times: int
+    last_seen: datetime
+    left_until: datetime
+
+
 async def receipts(database: Database, agent: str | None = None, limit: int = 50) -> list[Receipt]:
     """The newest receipts, of one agent or of all."""
     return [Receipt(**dict(row)) for row in await database.fetch(_RECEIPTS, agent, limit)]
@@ -168,3 +186,8 @@ async def in_doubt(
 async def memo_less(database: Database) -> set[str]:
     """Providers (scheme://host:port) whose facilitators have refused a payment for its memo."""
     return {row["provider"] for row in await database.fetch(_MEMO_LESS, MEMO_REFUSED)}
+
+
+async def rejections(database: Database, limit: int = 50) -> list[Rejection]:
+    """Hosts whose tunnels are left alone now because a program rejected our certificate."""
+    return [Rejection(**dict(row)) for row in await database.fetch(_REJECTIONS, limit)]

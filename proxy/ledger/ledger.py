@@ -39,6 +39,13 @@ INSERT INTO x402_procurement_receipts (
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 ON CONFLICT (id) DO NOTHING
 """
+_NOTE_REJECTION = """
+INSERT INTO certificate_rejections AS r (agent_id, host, reason, left_until)
+VALUES ($1, $2, $3, now() + make_interval(secs => $4))
+ON CONFLICT (agent_id, host) DO UPDATE SET
+    reason = excluded.reason, times = r.times + 1, last_seen = now(),
+    left_until = excluded.left_until
+"""
 _MOST_MILLISECONDS = 2**31 - 1
 
 
@@ -214,6 +221,16 @@ class Ledger:
         )
         return await self._outbox.write(
             f"the decision {d.id}", lambda: self._only_write(_NOTE_DENIAL, *args), droppable=True
+        )
+
+    async def note_rejection(self, agent_id: UUID, host: str, reason: str, seconds: float) -> bool:
+        """Records that a program does not accept our certificate for `host`, and for how long its
+        tunnels there are left alone. Waits and returns like `settle`; may be dropped."""
+        args = (agent_id, _text(host, 253) or "", _text(reason, 200) or "", seconds)
+        return await self._outbox.write(
+            f"the rejection by {host}",
+            lambda: self._only_write(_NOTE_REJECTION, *args),
+            droppable=True,
         )
 
     @property

@@ -20,6 +20,12 @@ _TEXT = """\
 # debug, info, warning or error
 #log_level = "info"
 
+# The proxy between this machine and the providers, like "http://user:password@proxy.example:3128".
+# It looks names up itself: whether an agent may go to a host is judged by the host as written.
+#upstream_proxy = ""
+# Reached without it, like ["*.internal", "10.0.0.0/8", "api.example.com"]. This machine always is.
+#no_upstream_proxy = []
+
 [listen]
 # Programs reach the proxy here: HTTP_PROXY=http://agent:token@127.0.0.1:8402
 #proxy = "127.0.0.1:8402"
@@ -72,6 +78,18 @@ _TEXT = """\
 #replay_disk_bytes = "100MiB"
 # clients connected at once
 #connections = 1000
+
+# https: a CONNECT is opened with a certificate of autopay's own CA (`autopay ca`), so that what is
+# in it can be paid for. Hosts under tunnel never are: pinned ones, mutual TLS, other protocols
+# (like "api.bank.example" or "*.bank.example").
+[intercept]
+# "tunnel": only the hosts under intercept are opened
+#default = "intercept"
+#tunnel = []
+#intercept = []
+# Hosts for which a program rejected our certificate: "tunnel" (blind) or "refuse", for so long
+#on_reject = "tunnel"
+#reject_seconds = 3600
 
 [tls]
 # More certificate authorities to trust when connecting to providers.

@@ -12,10 +12,12 @@ from proxy.settings.problems import explained
 from proxy.settings.sources import read_sources
 from proxy.settings.values import (
     Address,
+    Bypass,
     Bytes,
     Count,
     DatabaseUrl,
     ExistingFile,
+    HostPattern,
     Listener,
     Location,
     LogLevel,
@@ -24,6 +26,7 @@ from proxy.settings.values import (
     RpcUrl,
     Seconds,
     Upstream,
+    UpstreamProxy,
 )
 
 NetworkAlias = Literal["devnet", "testnet", "mainnet"]
@@ -94,6 +97,16 @@ class Tls(Section):
     ca_file: ExistingFile | None = None
 
 
+class Intercept(Section):
+    """Which tunnels are looked into. Hosts: exact, or `*.example.com` for those below it."""
+
+    default: Literal["intercept", "tunnel"] = "intercept"
+    tunnel: tuple[HostPattern, ...] = ()
+    intercept: tuple[HostPattern, ...] = ()
+    on_reject: Literal["tunnel", "refuse"] = "tunnel"
+    reject_seconds: Seconds = 3600
+
+
 class Postgres(Section):
     """The embedded server. `user`: whom root drops to; "" is autopay, postgres or nobody."""
 
@@ -106,6 +119,8 @@ class Settings(Section):
     database_url: DatabaseUrl = Field("", repr=False)
     data_dir: Location = Field(default_factory=paths.data_dir)
     log_level: LogLevel = "info"
+    upstream_proxy: UpstreamProxy = Field("", repr=False)
+    no_upstream_proxy: Bypass = ()
     listen: Listen = Listen()
     wallet: Wallet = Wallet()
     networks: dict[NetworkAlias, Network] = {
@@ -117,6 +132,7 @@ class Settings(Section):
     breaker: Breaker = Breaker()
     policy: PolicyDefaults = PolicyDefaults()
     tls: Tls = Tls()
+    intercept: Intercept = Intercept()
     postgres: Postgres = Postgres()
 
     @property

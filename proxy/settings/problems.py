@@ -12,7 +12,7 @@ from proxy.settings.errors import SettingsError
 from proxy.settings.sources import PREFIX, Key, Sources
 
 # Values that may hold a password or an API key: never shown whole.
-_SECRET = {"database_url", "rpc_url", "upstream"}
+_SECRET = {"database_url", "rpc_url", "upstream", "upstream_proxy"}
 _WORDS = {
     "missing": "is missing",
     "model_type": "must be a table",

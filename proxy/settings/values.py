@@ -3,6 +3,7 @@
 Each reader raises ValueError with the words that end the sentence "KEY = VALUE …".
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -114,6 +115,50 @@ Location = Annotated[Path, BeforeValidator(_path)]
 ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
 Upstream = Annotated[str, BeforeValidator(_upstream)]
 RpcUrl = Annotated[str, BeforeValidator(_rpc_url)]
+
+
+def _host_pattern(value: object) -> str:
+    text = str(value).strip().lower()
+    if not isinstance(value, str) or not re.fullmatch(r"(\*\.)?[a-z0-9_.:-]{1,253}", text):
+        raise ValueError('must be a host, like "api.example.com", or "*.example.com"')
+    return text
+
+
+def _upstream_proxy(value: object) -> str:
+    text = str(value)
+    if not text:
+        return text
+    try:
+        url = urlsplit(text)
+        whole = bool(url.hostname) and url.port != 0 and url.scheme == "http"
+        whole = whole and not (url.query or url.fragment or url.path.strip("/"))
+    except ValueError:
+        whole = False
+    if not whole or re.search(r"[\s\x00-\x1f\x7f]", text):
+        raise ValueError('must be like "http://user:password@proxy.example:3128", or empty')
+    return text
+
+
+def _bypass(value: object) -> str:
+    text = str(value).strip().lower()
+    if "/" not in text:
+        return _host_pattern(value)
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError('must be a host, "*.example.com" or a network, "10.0.0.0/8"') from None
+
+
+def _comma_separated(value: object) -> object:
+    """An environment variable can hold no list."""
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 DatabaseUrl = Annotated[str, BeforeValidator(_database_url)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+HostPattern = Annotated[str, BeforeValidator(_host_pattern)]
+UpstreamProxy = Annotated[str, BeforeValidator(_upstream_proxy)]
+Bypass = Annotated[
+    tuple[Annotated[str, BeforeValidator(_bypass)], ...], BeforeValidator(_comma_separated)
+]
 ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]

@@ -17,6 +17,8 @@ def reason_bytes(head: ResponseHead) -> bytes:
 def answer_lines(head: ResponseHead, call: Call) -> list[bytes]:
     """The answer's fields for this program."""
     lines = response_lines(head.raw_headers, chunked=bool(head.chunked))
+    if head.chunked and call.reply.takes_trailers:
+        lines += [n + b": " + value for n, value in head.raw_headers if n.lower() == b"trailer"]
     if call.mount_point is not None:
         lines = rewrite_location(lines, call.mount_point)
     return lines

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from proxy.wire.body import Body
-from proxy.wire.gate import Agent, Ticket
+from proxy.wire.chain import Chain, absolute
+from proxy.wire.egress import Leave
+from proxy.wire.gate import Agent, Ticket, TurnedAway
 from proxy.wire.headers import RequestFields
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders, RequestHead
@@ -24,6 +26,7 @@ class Call:
         "agent",
         "body",
         "gone",
+        "leave",
         "leaving",
         "method",
         "mount_point",
@@ -57,6 +60,7 @@ class Call:
         self.reply = reply
         self.started = started  # loop time
         self.ticket: Ticket
+        self.leave: Leave
         self.gone = False
         self.leaving = False
         """The program sends no more: it half-closed, or has hung up (the two look the same)."""
@@ -94,11 +98,21 @@ class Call:
     def replayable(self) -> bool:
         return self.body is None or self.body.replayable
 
-    def head(self, extra: Sequence[tuple[bytes, bytes]] = (), *, expect: bool = True) -> bytes:
-        """The request head for the provider. `expect=False` leaves Expect out, for a second
-        attempt whose body is here already."""
+    def head(
+        self,
+        extra: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        chain: Chain | None = None,
+        expect: bool = True,
+    ) -> bytes:
+        """The request head for the provider, or for the chained proxy that takes it there.
+        `expect=False` leaves Expect out, for a second attempt whose body is here already."""
+        target = self.target
+        if chain is not None:
+            target = absolute(self.origin, target)
+            extra = (*extra, *chain.fields)
         lines = [
-            self.method.encode() + b" " + self.target + b" HTTP/1.1",
+            self.method.encode() + b" " + target + b" HTTP/1.1",
             b"Host: " + self.origin.authority,
         ]
         if expect:
@@ -108,10 +122,18 @@ class Call:
         lines += [name + b": " + value for name, value in extra]
         if self.body is not None and self.body.chunked:
             lines.append(b"Transfer-Encoding: chunked")
+        if self._fields.trailers:
+            lines.append(b"Connection: TE\r\nTE: trailers")
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
         lines.append(b"\r\n")
         return b"\r\n".join(lines)
+
+    def turned_away(self, code: str, address: str) -> TurnedAway:
+        """For the record: it may not go where it leads."""
+        return TurnedAway(
+            self.agent, self.method, self.url, code, address, self.session, self.trace
+        )
 
     def hung_up(self) -> None:
         """The program is gone. Whoever works on the call decides what that means."""

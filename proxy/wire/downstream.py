@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from proxy.wire.body import Body, Keeper
@@ -14,6 +15,7 @@ from proxy.wire.parsers import (
     HttpProcessingError,
     Payload,
     RequestHead,
+    head_size,
     request_parser,
     too_large,
 )
@@ -94,6 +96,8 @@ class Downstream(Endpoint):
             return False
         if self._call is not None:
             self._call.leaving = True
+        if self.transport is not None and self.transport.get_extra_info("sslcontext") is not None:
+            return False  # TLS knows no half-close
         return self._latest.is_eof()  # half a request is no request
 
     def pause_writing(self) -> None:
@@ -124,8 +128,15 @@ class Downstream(Endpoint):
         try:
             messages, self._upgraded, tail = self.parser.feed_data(data)
         except HttpProcessingError as error:
+            self._pump()  # the end of a body may have come with what is wrong behind it
             self._refuse(_refusal(error))
             return
+        bound = 2 * self._plane.limits.header_bytes
+        oversized = False
+        if self._seen > bound and messages:  # a whole head that is too large, or much else
+            fit = list(takewhile(lambda message: head_size(message[0]) <= bound, messages))
+            oversized = len(fit) < len(messages)
+            messages = fit
         if messages:
             self._seen = 0
             self._latest = messages[-1][1]
@@ -135,13 +146,16 @@ class Downstream(Endpoint):
             self.hold()
         elif len(self._queue) >= MAX_PIPELINED:
             self.hold()
+        self._pump()
+        if oversized or self._seen > bound:
+            self._refuse(_too_large())
+        elif self._call is None:
+            self._advance()
+
+    def _pump(self) -> None:
         call = self._call
         if call is not None and call.body is not None and not call.body.complete:
             call.body.pump()
-        if self._seen > 2 * self._plane.limits.header_bytes:
-            self._refuse(_too_large())
-        elif call is None:
-            self._advance()
 
     def expired(self) -> None:
         if self.transport is None:
@@ -188,9 +202,9 @@ class Downstream(Endpoint):
                     505, "version_not_supported", "Only HTTP/1.1 and 1.0 are spoken here."
                 )
             if head.method == "CONNECT":
-                _, host, port = self._router.connect(head, fields)
+                caller, host, port = self._router.connect(head, fields)
                 self._unread = True  # should it be refused after all
-                self._plane.tunnel(host, port, reply)
+                self._plane.tunnel(caller, host, port, self, reply)
                 return
             if fields.transfer_encoding and codings(fields.transfer_encoding) != [b"chunked"]:
                 raise Problem(501, "coding_not_supported", "Only `chunked` is understood.")
@@ -246,6 +260,13 @@ class Downstream(Endpoint):
         """Close unless a request is under way."""
         if self._call is None and not self._queue and self.transport is not None:
             self._close()
+
+    def leave(self) -> tuple[asyncio.Transport | None, bytes]:
+        """Let go of the connection: the transport, and what came behind the last request."""
+        self._plane.closed(self)
+        self.deadline = 0.0
+        transport, self.transport = self.transport, None
+        return transport, self._tail
 
     def switch(self, head: bytes, far: TunnelEnd) -> None:
         """From here this connection and `far` are opaque. `head` is written first."""

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.wire.egress import Leave
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders
 from proxy.wire.problem import Problem
@@ -22,6 +23,19 @@ class Ticket(Protocol):
     def success(self, *, latency_ms: float, status: int) -> None: ...
     def failure(self, error: str, *, status: int | None = None) -> None: ...
     def neutral(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A request or a CONNECT that was refused because of the address it leads to."""
+
+    agent: Agent
+    method: str
+    url: str  # host:port for a CONNECT
+    code: str
+    address: str
+    session: str | None = None
+    trace: str | None = None
 
 
 class NotSent(Exception):
@@ -129,6 +143,19 @@ class Gate(Protocol):
     def by_token(self, token: str) -> Agent | None: ...
     def admit(self, origin: Origin) -> Ticket:
         """Leave to call this provider, or raises Problem (its breaker is open)."""
+        ...
+
+    def leave(self, agent: Agent) -> Leave:
+        """Where this agent may be taken."""
+        ...
+
+    def turned_away(self, what: TurnedAway) -> None:
+        """To be put on record, without waiting for that."""
+        ...
+
+    def certificate_rejected(self, agent: Agent, origin: Origin, why: str, seconds: float) -> None:
+        """A program of this agent does not trust our CA; for so long its tunnels there are left
+        alone. To be put on record, without waiting for that."""
         ...
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply: ...

@@ -1,5 +1,7 @@
 """Which header lines may travel on (RFC 9110 section 7.6.1), and what we read off them."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.wire.parsers import RawHeaders
@@ -22,6 +24,20 @@ NEVER_LISTED = frozenset(
 LOCAL = (b"autopay-", b"proxy-")
 """Headers between the program and us: they go neither to a provider nor, from one, to a program."""
 
+# What says how a message is framed, routed, kept, allowed or read has no place behind its body
+# (RFC 9110 section 6.5.1): whoever merged it into the head would be told something else too late.
+_NO_TRAILER = HOP_BY_HOP | frozenset(
+    (
+        *(b"content-length", b"content-type", b"content-encoding", b"content-range", b"host"),
+        *(b"authorization", b"www-authenticate", b"cookie", b"set-cookie", b"location"),
+        *(b"cache-control", b"expires", b"pragma", b"age", b"vary", b"date", b"retry-after"),
+        *(b"expect", b"max-forwards", b"range", b"clear-site-data", b"strict-transport-security"),
+    )
+)
+_LAST_CHUNK = re.compile(rb"0+[ \t]*(;.*)?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+MAX_TRAILERS = 16 * 1024
+
 
 @dataclass(slots=True)
 class RequestFields:
@@ -31,6 +47,8 @@ class RequestFields:
     content_length: int | None = None
     transfer_encoding: bytes | None = None
     upgrade: bytes | None = None
+    trailers: bool = False
+    """Whether the program says that it reads trailers."""
     proxy_authorization: bytes | None = None
     authorization: bytes | None = None
     token: bytes | None = None
@@ -53,6 +71,8 @@ def read_request_fields(raw: RawHeaders) -> RequestFields:
                 fields.transfer_encoding = value
             elif key == b"upgrade":
                 fields.upgrade = value
+            elif key == b"te":
+                fields.trailers = fields.trailers or b"trailers" in codings(value)
         elif key == b"host" or key in listed:
             continue
         elif key == b"content-length":
@@ -88,6 +108,29 @@ def response_lines(raw: RawHeaders, *, chunked: bool) -> list[bytes]:
         else:
             lines.append(name + b": " + value)
     return lines
+
+
+def trailer_lines(end: bytes) -> Sequence[bytes]:
+    """The trailers that may travel on, of a chunked body that ends where `end` does.
+
+    Read from behind, line by line, to the last chunk, for which no field can be taken. None of
+    them if that line is not in `end`: then they are more than MAX_TRAILERS, or something follows.
+    """
+    found: list[bytes] = []
+    # What is before the first line's end may be half a line.
+    lines = [line.removesuffix(b"\r") for line in end.split(b"\n")[1:]]
+    if lines[-2:] != [b"", b""]:
+        return ()
+    for line in reversed(lines[:-2]):
+        if _LAST_CHUNK.fullmatch(line):
+            return found[::-1]
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            return ()
+        key = field[1].lower()
+        if key not in _NO_TRAILER and not key.startswith(LOCAL):
+            found.append(field[1] + b": " + field[2])
+    return ()
 
 
 def header(raw: RawHeaders, name: bytes) -> bytes | None:

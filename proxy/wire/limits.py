@@ -15,7 +15,7 @@ class Limits:
     """Programs connected at once."""
     connect: float = 10.0
     response: float = 300.0
-    """Until the first byte of an answer."""
+    """Until an answer's head is whole, from the request's last byte or a 1xx on."""
     paid_response: float = 120.0
     """The same, for a request that carries a payment."""
     idle: float = 600.0

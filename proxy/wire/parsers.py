@@ -23,6 +23,7 @@ __all__ = [
     "RawHeaders",
     "RequestHead",
     "ResponseHead",
+    "head_size",
     "request_parser",
     "require_c_parser",
     "response_parser",
@@ -127,6 +128,11 @@ def response_parser(
         max_field_size=header_bytes,
         max_headers=MAX_HEADERS,
     )
+
+
+def head_size(head: RequestHead | ResponseHead) -> int:
+    """Bytes of a head's fields: the parser bounds each field and their number, not the sum."""
+    return sum(len(name) + len(value) + 4 for name, value in head.raw_headers)
 
 
 def too_large(error: HttpProcessingError) -> bool:

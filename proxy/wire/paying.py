@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.wire.answer import answer_lines, reason_bytes, switch
 from proxy.wire.call import Call
-from proxy.wire.dial import DialError
+from proxy.wire.dial import DialError, Forbidden
 from proxy.wire.gate import (
     Agent,
     Delivery,
@@ -106,11 +107,13 @@ class Purchase:
     async def attempt(self, header: tuple[bytes, bytes]) -> "Answer":
         call, plane = self._call, self._plane
         assert self._answer is None, "one paid attempt per request"
-        upstream = plane.pool.take(call.origin, fresh=True)
+        upstream = plane.pool.take(call.origin, call.leave, fresh=True, tunnel=call.upgrade)
         if upstream is None:
             try:
-                upstream = await plane.pool.dial(call.origin)
+                upstream = await plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
             except DialError as error:
+                if isinstance(error, Forbidden):  # its name was bound anew after the 402
+                    plane.gate.turned_away(call.turned_away(error.code, error.address))
                 raise NotSent(str(error)) from error
         if call.leaving:
             upstream.abort()
@@ -121,7 +124,11 @@ class Purchase:
         answer = self._answer = Answer(plane.loop, call, upstream)
         call.on_gone = answer.forsaken
         upstream.send(
-            call.head([header], expect=call.body is None or call.body.untouched),
+            call.head(
+                [header],
+                chain=upstream.chain,
+                expect=call.body is None or call.body.untouched,
+            ),
             call.body,
             answer,
             expects_body=call.method != "HEAD",
@@ -154,6 +161,7 @@ class Answer:
         self.first_byte_at = 0.0
         self.switched: bytes | None = None
         self.ended = False
+        self.trailers: Sequence[bytes] = ()
         self._buffer: list[bytes] = []
         self._waiting = 0  # bytes in the buffer
         self._loop = loop
@@ -240,7 +248,8 @@ class Answer:
                 self.upstream.hold()
             self._changed.set()
 
-    def on_end(self) -> None:
+    def on_end(self, trailers: Sequence[bytes]) -> None:
+        self.trailers = trailers
         self.ended = True
         self._changed.set()
 
@@ -301,7 +310,7 @@ async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
     else:
         if head_is_last:
             _write_head(answer, extra)
-        call.reply.end(kept)
+        call.reply.end(kept, answer.trailers)
 
 
 async def _finish(paid: Paid, delivery: Delivery) -> None:

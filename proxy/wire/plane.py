@@ -4,22 +4,24 @@ import asyncio
 import ctypes
 import logging
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
 from proxy.wire.call import Call
-from proxy.wire.dial import Dialer, DialError
+from proxy.wire.chain import Chain
+from proxy.wire.dial import Dialer, DialError, Forbidden, Resolver
 from proxy.wire.downstream import Downstream
-from proxy.wire.gate import Gate
+from proxy.wire.gate import Gate, TurnedAway
+from proxy.wire.intercept import ESTABLISHED, Certificates, Interceptor, TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.parsers import require_c_parser
 from proxy.wire.pool import Pool
 from proxy.wire.problem import Problem
-from proxy.wire.relay import Relay
+from proxy.wire.relay import Relay, unreachable
 from proxy.wire.reply import Reply
-from proxy.wire.routes import Router
-from proxy.wire.tunnel import Tunnel, TunnelEnd
+from proxy.wire.routes import Caller, Router
+from proxy.wire.tunnel import Tunnel, TunnelEnd, join
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +33,39 @@ BACKLOG = 4096
 class DataPlane:
     """Serves programs. `listen()` binds; `close()` ends what is under way, gracefully first."""
 
-    def __init__(self, gate: Gate, limits: Limits, *, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        limits: Limits,
+        *,
+        ca_file: Path | None = None,
+        off_limits: Iterable[tuple[str, int]] = (),
+        resolver: Resolver | None = None,
+        chain: Chain | None = None,
+    ) -> None:
+        """`off_limits` are servers, by name or address, to which nobody is taken, whatever a policy
+        says; what `listen()` binds joins them. `resolver`, `chain`: see Dialer."""
         require_c_parser()
         self.loop = asyncio.get_running_loop()
         self.gate = gate
         self.limits = limits
-        self.dialer = Dialer(self.loop, timeout=limits.connect, ca_file=ca_file)
+        self.dialer = Dialer(
+            self.loop, timeout=limits.connect, ca_file=ca_file, resolver=resolver, chain=chain
+        )
+        self.dialer.own.extend(off_limits)
         self.pool = Pool(
             self.loop, self.dialer, header_bytes=limits.header_bytes, idle_timeout=limits.idle
         )
+        self._interceptor: Interceptor | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[Downstream] = set()
         self._tunnels: set[Tunnel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchdog = self.loop.call_later(WATCH_SECONDS, self._watch)
+
+    def intercept(self, certificates: Certificates, rules: TunnelRules) -> None:
+        """Look into tunnels from here on. Without this call, all of them are joined blind."""
+        self._interceptor = Interceptor(self, certificates, rules)
 
     async def listen(self, host: str, port: int, router: Router) -> tuple[str, int]:
         """Bind a listener for `router`; the address bound (port 0 picks a free one)."""
@@ -52,8 +73,10 @@ class DataPlane:
             lambda: Downstream(self, router), host, port, backlog=BACKLOG
         )
         self._servers.append(server)
-        address = server.sockets[0].getsockname()
-        return address[0], address[1]
+        bound = [sock.getsockname()[:2] for sock in server.sockets]
+        self.dialer.own.extend(bound)
+        host, bound_port = bound[0]
+        return host, bound_port
 
     async def close(self, grace: float = 5.0) -> None:
         """Stop listening, let requests under way finish for `grace` seconds, then drop them."""
@@ -94,9 +117,17 @@ class DataPlane:
         """A request is to be answered."""
         Relay(self, call, downstream).begin()
 
-    def tunnel(self, host: str, port: int, reply: Reply) -> None:
-        """A CONNECT is to be answered with a blind tunnel."""
-        self.spawn(self._tunnel(host, port, reply))
+    def tunnel(
+        self, caller: Caller, host: str, port: int, downstream: Downstream, reply: Reply
+    ) -> None:
+        """A CONNECT is to be answered: opened, or joined blind. Raises Problem to refuse it."""
+        interceptor = self._interceptor
+        if interceptor is not None and interceptor.opens(caller, host):
+            transport, early = downstream.leave()
+            if transport is not None:
+                self.spawn(interceptor.open(caller, host, port, transport, early))
+        else:
+            self.spawn(self._tunnel(caller, host, port, reply))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` as a task that is kept until done, and whose failure is logged."""
@@ -110,21 +141,43 @@ class DataPlane:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task failed", exc_info=error)
 
-    async def _tunnel(self, host: str, port: int, reply: Reply) -> None:
+    async def _tunnel(self, caller: Caller, host: str, port: int, reply: Reply) -> None:
         try:
-            far = await self.dialer.tunnel(host, port, TunnelEnd)
-        except DialError as error:
-            reply.problem(
-                Problem(
-                    504 if error.timeout else 502,
-                    "upstream_timeout" if error.timeout else "upstream_unreachable",
-                    f"{host}:{port}: {error}. Nothing was paid.",
-                ),
-                close=True,
+            far = await self.far_end(caller, host, port)
+        except Problem as problem:
+            reply.problem(problem, close=True)
+        else:
+            reply.switch(ESTABLISHED, far)
+
+    async def join_blindly(
+        self, caller: Caller, host: str, port: int, transport: asyncio.Transport, early: bytes
+    ) -> None:
+        """Join a program that was told 200 already. If that fails, hanging up is all that is left
+        to say."""
+        try:
+            far = await self.far_end(caller, host, port)
+        except Problem as problem:
+            log.info("a tunnel to %s:%d was not joined: %s", host, port, problem.detail)
+            transport.abort()
+        else:
+            self.joined(join(transport, far, b"", early))
+
+    async def far_end(self, caller: Caller, host: str, port: int) -> TunnelEnd:
+        """The provider's end of a blind tunnel; raises Problem if there can be none."""
+        where = f"{host}:{port}"
+        try:
+            far = await self.dialer.tunnel(host, port, self.gate.leave(caller.agent), TunnelEnd)
+        except Forbidden as error:
+            self.gate.turned_away(
+                TurnedAway(
+                    caller.agent, "CONNECT", where, error.code, error.address, caller.session
+                )
             )
-            return
+            raise error.problem() from error
+        except DialError as error:
+            raise unreachable(where, error) from error
         assert isinstance(far, TunnelEnd)
-        reply.switch(b"HTTP/1.1 200 Connection established\r\n\r\n", far)
+        return far
 
     def _watch(self) -> None:
         """Enforce deadlines: one pass a second is cheaper than a timer per request."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 from proxy.wire.dial import Dialer
+from proxy.wire.egress import Leave
 from proxy.wire.origin import Origin
 from proxy.wire.upstream import Upstream, UpstreamError
 
@@ -31,9 +32,12 @@ class Pool:
         self.open: set[Upstream] = set()
         """Every connection that may be alive, for the watchdog and for closing down."""
 
-    def take(self, origin: Origin, *, fresh: bool) -> Upstream | None:
-        """An idle connection, or None. `fresh` wants one used a moment ago: for what may not be
-        sent twice, since an older one may have been closed from the other side unseen."""
+    def take(
+        self, origin: Origin, leave: Leave, *, fresh: bool, tunnel: bool = False
+    ) -> Upstream | None:
+        """An idle connection to where `leave` reaches, or None. `fresh` wants one used a moment
+        ago: for what may not be sent twice, since an older one may have been closed from the other
+        side unseen. `tunnel`: see Dialer."""
         stack = self._idle.get(origin)
         while stack:
             upstream, since = stack[-1]
@@ -42,6 +46,14 @@ class Pool:
                 continue
             if fresh and self._loop.time() - since > FRESH_SECONDS:
                 return None
+            if tunnel and upstream.chain is not None:
+                return None
+            # It may have been dialled for somebody who may be taken further. Its name may stand for
+            # other addresses too: a new connection finds out.
+            if upstream.granted is not leave:
+                if upstream.place is None or leave.refusal(upstream.place) is not None:
+                    return None
+                upstream.granted = leave
             stack.pop()
             if not stack:
                 del self._idle[origin]
@@ -50,9 +62,9 @@ class Pool:
         self._idle.pop(origin, None)
         return None
 
-    async def dial(self, origin: Origin) -> Upstream:
-        """A new connection, or DialError."""
-        upstream = await self._dialer.dial(origin, lambda: self._make(origin))
+    async def dial(self, origin: Origin, leave: Leave, *, tunnel: bool = False) -> Upstream:
+        """A new connection, or DialError. `tunnel`: see Dialer."""
+        upstream = await self._dialer.dial(origin, leave, lambda: self._make(origin), tunnel=tunnel)
         self.open.add(upstream)
         return upstream
 

@@ -16,6 +16,7 @@ REASONS = {
     409: b"Conflict",
     413: b"Content Too Large",
     417: b"Expectation Failed",
+    421: b"Misdirected Request",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",

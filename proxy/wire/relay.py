@@ -4,14 +4,15 @@ The fast path ends at a 402: its body is collected, and `paying` takes over.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from proxy.wire.answer import answer_lines, reason_bytes, switch
 from proxy.wire.call import Call
-from proxy.wire.dial import DialError
+from proxy.wire.dial import ChainError, DialError, Forbidden
+from proxy.wire.egress import EVERYWHERE
 from proxy.wire.gate import PaymentRequired
 from proxy.wire.headers import response_lines
-from proxy.wire.origin import Origin
 from proxy.wire.parsers import ResponseHead
 from proxy.wire.paying import pay
 from proxy.wire.problem import Problem
@@ -43,19 +44,31 @@ class Relay:
             call.reply.problem(problem)
             return
         call.on_gone = self.gone
-        upstream = self.plane.pool.take(call.origin, fresh=not call.repeatable)
+        if call.mount_point is None:
+            call.leave = self.plane.gate.leave(call.agent)
+        else:
+            call.leave = EVERYWHERE  # the operator named this provider
+        upstream = self.plane.pool.take(
+            call.origin, call.leave, fresh=not call.repeatable, tunnel=call.upgrade
+        )
         if upstream is not None:
             self._send(upstream)
         else:
             self.plane.spawn(self._dial())
 
     async def _dial(self) -> None:
+        call = self.call
         try:
-            upstream = await self.plane.pool.dial(self.call.origin)
+            upstream = await self.plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
+        except Forbidden as error:
+            call.ticket.neutral()  # it says nothing of the provider
+            self.plane.gate.turned_away(call.turned_away(error.code, error.address))
+            call.reply.problem(error.problem())
+            return
         except DialError as error:
             self._unreachable(error)
             return
-        if self.call.gone:
+        if call.gone:
             upstream.abort()
             return
         self._send(upstream)
@@ -65,7 +78,7 @@ class Relay:
         self.upstream = upstream
         self.downstream.feeder = upstream
         upstream.send(
-            call.head(),
+            call.head(chain=upstream.chain),
             call.body,
             self,
             expects_body=call.method != "HEAD",
@@ -84,6 +97,12 @@ class Relay:
             assert self.upstream is not None
             self.downstream.feeder = None  # what is collected is not written
             self.upstream.hand_to(Collector(self, head, has_body, length_known))
+            return
+        if head.code == 407 and self.upstream is not None and self.upstream.chain is not None:
+            # The program has shown us its own credential, and could make nothing of it.
+            text = self.upstream.chain.refusal(407, f"{self.call.method} {self.call.origin.key}")
+            self.upstream.abort()
+            self._unreachable(ChainError(text))
             return
         self._judge(head.code)
         if self.call.body is not None:
@@ -110,10 +129,10 @@ class Relay:
         else:
             self.call.reply.data(data)
 
-    def on_end(self) -> None:
+    def on_end(self, trailers: Sequence[bytes]) -> None:
         self.call.on_gone = None
         self.downstream.feeder = None  # it may serve somebody else already
-        self.call.reply.end(self._rest)
+        self.call.reply.end(self._rest, trailers)
 
     def on_lost(self, error: UpstreamError) -> None:
         call = self.call
@@ -154,17 +173,20 @@ class Relay:
             self.call.body.forget()
 
     def _unreachable(self, error: DialError | UpstreamError) -> None:
-        self.call.ticket.failure(str(error))
-        self.call.reply.problem(unreachable(self.call.origin, error))
+        if isinstance(error, ChainError):
+            self.call.ticket.neutral()
+        else:
+            self.call.ticket.failure(str(error))
+        self.call.reply.problem(unreachable(self.call.origin.key, error))
 
 
-def unreachable(origin: Origin, error: DialError | UpstreamError) -> Problem:
+def unreachable(where: str, error: DialError | UpstreamError) -> Problem:
     """The answer when a provider can't be asked, or does not answer."""
-    return Problem(
-        504 if error.timeout else 502,
-        "upstream_timeout" if error.timeout else "upstream_unreachable",
-        f"{origin.key}: {error}. Nothing was paid.",
-    )
+    code = "upstream_timeout" if error.timeout else "upstream_unreachable"
+    if isinstance(error, ChainError):
+        code = "upstream_proxy_failed"
+    text = f"{where}: {error}. Nothing was paid."
+    return Problem(504 if error.timeout else 502, code, text)
 
 
 class Collector:
@@ -175,7 +197,16 @@ class Collector:
     relayed to its end like any other.
     """
 
-    __slots__ = ("_buffer", "_error", "_has_body", "_head", "_length_known", "_relay", "_timer")
+    __slots__ = (
+        "_buffer",
+        "_error",
+        "_has_body",
+        "_head",
+        "_length_known",
+        "_relay",
+        "_timer",
+        "_trailers",
+    )
 
     def __init__(
         self, relay: Relay, head: ResponseHead, has_body: bool, length_known: bool
@@ -185,6 +216,7 @@ class Collector:
         self._has_body = has_body
         self._length_known = length_known
         self._buffer = bytearray()
+        self._trailers: Sequence[bytes] = ()
         self._error: UpstreamError | None = None
         plane = relay.plane
         self._timer: asyncio.TimerHandle | None
@@ -197,7 +229,8 @@ class Collector:
         if not last and len(self._buffer) > self._relay.plane.limits.challenge_bytes:
             self._enough()
 
-    def on_end(self) -> None:
+    def on_end(self, trailers: Sequence[bytes]) -> None:
+        self._trailers = trailers
         self._relay.upstream = None  # it may serve somebody else already
         self._enough()
 
@@ -239,7 +272,7 @@ class Collector:
             self._head, has_body=self._has_body, length_known=self._length_known, extra=extra
         )
         if relay.upstream is None:
-            call.reply.end(bytes(self._buffer) if self._has_body else b"")
+            call.reply.end(bytes(self._buffer) if self._has_body else b"", self._trailers)
         elif self._error is not None:
             relay.on_lost(self._error)
         elif call.gone:

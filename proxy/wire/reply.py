@@ -37,6 +37,11 @@ class Reply:
         self._ended = False
         self.started = False
 
+    @property
+    def takes_trailers(self) -> bool:
+        """HTTP/1.0 has no chunks, and no place behind them."""
+        return not self._http10
+
     def interim(self, code: int, reason: bytes, lines: Sequence[bytes]) -> None:
         """A 1xx. HTTP/1.0 knows none."""
         if not self._http10:
@@ -69,10 +74,12 @@ class Reply:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._write(data)
 
-    def end(self, data: bytes = b"") -> None:
-        """The last bytes, and the turn of the next request."""
+    def end(self, data: bytes = b"", trailers: Sequence[bytes] = ()) -> None:
+        """The last bytes, and the turn of the next request. Only a chunked answer has a place for
+        trailers."""
         if self._chunked:
-            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            data += b"\r\n".join([b"0", *trailers, b"\r\n"])
         self._write(data)
         if not self._ended:
             self._ended = True

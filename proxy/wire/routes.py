@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from proxy.wire.gate import Agent, Gate
-from proxy.wire.headers import RequestFields
+from proxy.wire.headers import RequestFields, header
 from proxy.wire.origin import DEFAULT_PORTS, Origin
 from proxy.wire.parsers import RequestHead
 from proxy.wire.problem import Problem
@@ -36,15 +36,26 @@ class MountPoint:
     inner: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who speaks on a connection, and in which session, as far as its credential tells."""
+
+    agent: Agent
+    session: str | None = None
+
+
 class Router(Protocol):
     """Finds the target of a request, or raises Problem."""
 
     def route(self, head: RequestHead, fields: RequestFields) -> Target: ...
-    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]: ...
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Caller, str, int]: ...
 
 
 class ForwardRouter:
-    """An HTTP proxy: absolute-form targets and CONNECT; the agent in Proxy-Authorization."""
+    """An HTTP proxy: absolute-form targets and CONNECT; the agent in Proxy-Authorization.
+
+    The user name is the agent's, or `AGENT~SESSION`: a session for programs that can set no header.
+    """
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -63,24 +74,27 @@ class ForwardRouter:
             raise Problem(
                 400, "scheme_not_supported", "Only http and https URLs go through this proxy."
             )
-        agent = self._agent(fields)
+        caller = self._caller(fields)
         if url.port == 0:
             raise Problem(400, "bad_request", "Port 0 is not a port.")
         origin = Origin(scheme, url.raw_host.lower(), url.port)
-        return Target(agent, origin, _origin_form(head))
+        fields.session = fields.session or caller.session
+        return Target(caller.agent, origin, _origin_form(head))
 
-    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]:
-        agent = self._agent(fields)
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Caller, str, int]:
+        caller = self._caller(fields)
         host, port = head.url.raw_host, head.url.explicit_port
-        if not host or not port:
+        if not host or not port or "@" in head.path:
             raise Problem(400, "bad_connect", "CONNECT needs a host and a port, as host:443.")
-        return agent, host.lower(), port
+        return Caller(caller.agent, fields.session or caller.session), host.lower(), port
 
-    def _agent(self, fields: RequestFields) -> Agent:
-        agent = None
+    def _caller(self, fields: RequestFields) -> Caller:
+        agent, session = None, ""
         credentials = basic_credentials(fields.proxy_authorization)
         if credentials is not None:
-            agent = self._gate.by_credentials(*credentials)
+            user, token = credentials
+            name, _, session = user.partition("~")
+            agent = self._gate.by_credentials(name, token)
         if agent is None:
             said = "was not accepted" if fields.proxy_authorization else "is missing"
             raise Problem(
@@ -90,7 +104,37 @@ class ForwardRouter:
                 " (`autopay agent add NAME` prints it). Nothing was sent or paid.",
                 headers=((b"Proxy-Authenticate", b'Basic realm="autopay", charset="UTF-8"'),),
             )
-        return agent
+        return Caller(agent, session or None)
+
+
+class TunnelRouter:
+    """What is inside a tunnel: requests to the one origin that it was opened to."""
+
+    def __init__(self, caller: Caller, origin: Origin) -> None:
+        self.origin = origin
+        self._caller = caller
+
+    def route(self, head: RequestHead, fields: RequestFields) -> Target:
+        path = target_bytes(head)
+        if head.url.absolute:  # odd in here, but clients do it
+            named = Origin(
+                head.url.scheme.lower(), (head.url.raw_host or "").lower(), head.url.port or 0
+            )
+            path = _origin_form(head)
+        else:
+            named = _named_by_host(head, self.origin)
+        if named != self.origin:
+            raise Problem(
+                421,
+                "misdirected_request",
+                f"This tunnel leads to {self.origin.key}, and the request in it names"
+                " another host. Nothing was sent or paid.",
+            )
+        fields.session = fields.session or self._caller.session
+        return Target(self._caller.agent, self.origin, path)
+
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Caller, str, int]:
+        raise Problem(405, "method_not_allowed", "There is no CONNECT inside a CONNECT.")
 
 
 class MountRouter:
@@ -134,7 +178,7 @@ class MountRouter:
             mount = MountPoint(mount.name, mount.origin, prefix + mount.outer, mount.inner)
         return Target(agent, mount.origin, inner, mount)
 
-    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Agent, str, int]:
+    def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Caller, str, int]:
         raise Problem(405, "method_not_allowed", "This listener is not an HTTP proxy.")
 
     def _agent(self, path: bytes, fields: RequestFields) -> tuple[Agent, bytes, bytes]:
@@ -178,6 +222,24 @@ def basic_credentials(value: bytes | None) -> tuple[str, str] | None:
         return (name.decode(), token.decode()) if colon else None
     except (binascii.Error, UnicodeDecodeError):
         return None
+
+
+def _named_by_host(head: RequestHead, origin: Origin) -> Origin:
+    """The origin that the Host header names, given the scheme and port of the connection."""
+    host = header(head.raw_headers, b"host")
+    if host is None:  # HTTP/1.0
+        return origin
+    try:
+        parts = urlsplit(f"{origin.scheme}://{host.decode('ascii')}")
+        port = parts.port or DEFAULT_PORTS[origin.scheme]
+        # A Host without a port is taken for the port of the tunnel: clients differ on it.
+        return Origin(
+            origin.scheme,
+            (parts.hostname or "").lower().rstrip("."),
+            origin.port if parts.port is None else port,
+        )
+    except ValueError:
+        return Origin(origin.scheme, "", 0)
 
 
 def target_bytes(head: RequestHead) -> bytes:

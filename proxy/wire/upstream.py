@@ -1,23 +1,27 @@
 """One connection to a provider: a request out, an answer in, and back to the pool."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy.wire.body import Body
+from proxy.wire.chain import Chain
+from proxy.wire.egress import Leave, Place
 from proxy.wire.endpoint import Endpoint
-from proxy.wire.headers import codings, header
+from proxy.wire.headers import MAX_TRAILERS, codings, header, trailer_lines
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import (
     EMPTY_PAYLOAD,
     HttpProcessingError,
     Payload,
     ResponseHead,
+    head_size,
     response_parser,
 )
 
 NO_BODY = frozenset((204, 304))
 FLUSH_SECONDS = 5.0
+TOO_LARGE = "the answer's header fields are too large"
 
 
 class UpstreamError(Exception):
@@ -44,7 +48,7 @@ class Receiver(Protocol):
     def on_interim(self, head: ResponseHead) -> None: ...
     def on_head(self, head: ResponseHead, *, has_body: bool, length_known: bool) -> None: ...
     def on_data(self, data: bytes, *, last: bool) -> None: ...
-    def on_end(self) -> None: ...
+    def on_end(self, trailers: Sequence[bytes]) -> None: ...
     def on_lost(self, error: UpstreamError) -> None: ...
     def on_switch(self, head: ResponseHead, early: bytes, upstream: "Upstream") -> None: ...
 
@@ -54,6 +58,7 @@ class Upstream(Endpoint):
 
     __slots__ = (
         "_body",
+        "_end",
         "_header_bytes",
         "_idle_timeout",
         "_keep",
@@ -64,7 +69,10 @@ class Upstream(Endpoint):
         "_timeout",
         "_upgrade",
         "_with_body",
+        "chain",
+        "granted",
         "origin",
+        "place",
         "reused",
         "writing_paused",
     )
@@ -80,6 +88,12 @@ class Upstream(Endpoint):
     ) -> None:
         super().__init__(loop)
         self.origin = origin
+        self.chain: Chain | None = None
+        """The chained proxy that has to be told with every request where it goes."""
+        self.place: Place | None = None
+        """The address that was dialled, once it is connected."""
+        self.granted: Leave | None = None
+        """Who was found to be allowed there last: the next one is mostly the same."""
         self.reused = False
         self.writing_paused = False
         self._release = release
@@ -92,6 +106,7 @@ class Upstream(Endpoint):
         self._upgrade = False
         self._keep = False
         self._timeout = 0.0
+        self._end: bytes | None = None  # the last bytes of an answer that announced trailers
         self._seen = 0  # bytes of a head that is not complete yet
 
     # --- one request
@@ -114,6 +129,7 @@ class Upstream(Endpoint):
         assert self.transport is not None and self._receiver is None
         self._receiver = receiver
         self._payload = None
+        self._end = None
         self._body = body
         self._seen = 0
         self._upgrade = upgrade
@@ -176,9 +192,10 @@ class Upstream(Endpoint):
             if data and self.transport is not None:
                 self.transport.abort()  # bytes that nobody asked for: never reuse
             return
-        self.deadline = self.loop.time() + self._idle_timeout
         if self._payload is None:
             self._seen += len(data)
+        else:
+            self.deadline = self.loop.time() + self._idle_timeout
         assert self.parser is not None
         try:
             messages, _, tail = self.parser.feed_data(data)
@@ -191,8 +208,10 @@ class Upstream(Endpoint):
                 return
         if self._payload is None:
             if self._seen > 2 * self._header_bytes:
-                self.fail(UpstreamError("the answer's header fields are too large"))
+                self.fail(UpstreamError(TOO_LARGE))
             return
+        if self._end is not None:
+            self._end = (self._end + data)[-MAX_TRAILERS:]
         self._deliver()
 
     def eof_received(self) -> bool | None:
@@ -219,7 +238,7 @@ class Upstream(Endpoint):
             return
         data = self._payload.read_nowait()
         receiver.on_data(data, last=True)
-        receiver.on_end()
+        receiver.on_end(self._trailers())
 
     def expired(self) -> None:
         if self._receiver is None:
@@ -244,12 +263,15 @@ class Upstream(Endpoint):
         elif head.code == 101 and self._upgrade and head.upgrade:
             self._switch(head, tail)
         elif 100 <= head.code != 101:
-            self._seen = 0
-            self._receiver.on_interim(head)
+            self.deadline = self.loop.time() + self._timeout
+            self._receiver.on_interim(head)  # what it took counts: a flood of them ends
         else:
             self.fail(UpstreamError(f"the provider answered {head.code} out of place"))
 
     def _begin_answer(self, head: ResponseHead, payload: Payload) -> None:
+        if self._seen > 2 * self._header_bytes < head_size(head):  # in one read, that is
+            self.fail(UpstreamError(TOO_LARGE))
+            return
         coding = header(head.raw_headers, b"transfer-encoding")
         if coding is not None and codings(coding) not in ([b"chunked"], [b"identity"]):
             self.fail(UpstreamError("the answer's Transfer-Encoding is not understood"))
@@ -263,6 +285,9 @@ class Upstream(Endpoint):
         )
         self._payload = payload if has_body else EMPTY_PAYLOAD
         self._keep = not head.should_close
+        self.deadline = self.loop.time() + self._idle_timeout
+        if has_body and head.chunked and header(head.raw_headers, b"trailer") is not None:
+            self._end = b""
         assert self._receiver is not None
         self._receiver.on_head(head, has_body=has_body, length_known=length is not None)
 
@@ -277,6 +302,7 @@ class Upstream(Endpoint):
             return
         receiver = self._receiver
         self._receiver = None
+        trailers = self._trailers()
         self.deadline = 0.0
         self.unhold()  # whoever was slow has it all now; in the pool it must read, to see its end
         if self._keep and self._body is None and self.transport is not None:
@@ -286,7 +312,11 @@ class Upstream(Endpoint):
             if self.transport is not None:
                 self.transport.close()
                 self.deadline = self.loop.time() + FLUSH_SECONDS
-        receiver.on_end()
+        receiver.on_end(trailers)
+
+    def _trailers(self) -> Sequence[bytes]:
+        """The parser drops them: they are read from the bytes that it was fed."""
+        return trailer_lines(self._end) if self._end is not None else ()
 
     def _switch(self, head: ResponseHead, tail: bytes) -> None:
         receiver, self._receiver = self._receiver, None

@@ -55,6 +55,8 @@ async def test_a_policy_is_given_and_changed(autopay: Autopay, dsn: str) -> None
         *("--allow-endpoint", "GET https://api.example.com/v1/*"),
         *("--allow-endpoint", "https://*.example.org/*", "--allow-asset", "USDC"),
         *("--allow-network", "solana-devnet", "--allow-pay-to", "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4"),
+        *("--allow-target", "10.0.0.0/8", "--allow-target", "[::1]:8080"),
+        *("--allow-port", "443", "--allow-port", "22"),
     )
     database = await Database.open(dsn)
     (info,) = await agents.list_all(database)
@@ -67,9 +69,17 @@ async def test_a_policy_is_given_and_changed(autopay: Autopay, dsn: str) -> None
         allowed_pay_to=("2wKupLR9q6wXYppw8Gr2NvWxKBUqm4",),
         allowed_assets=("USDC",),
         allowed_networks=("solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",),
+        allowed_targets=("10.0.0.0/8", "[::1]:8080"),
+        allowed_ports=(443, 22),
     )
+    assert "public:443,22, 10.0.0.0/8, [::1]:8080" in autopay.well("agent", "list")
+    autopay.well("agent", "set", "bot", "--allow-target", "none", "--allow-port", "usual")
+    bot = listed(autopay)["bot"]
+    assert (bot["allowed_targets"], bot["allowed_ports"]) == ([], [])
+    assert "10.0.0.0/8" in autopay.refused("agent", "set", "bot", "--allow-target", "10.1.0.0/8")
+    assert "not a port" in autopay.refused("agent", "set", "bot", "--allow-port", "http")
     said = autopay.well("agent", "set", "bot", "--daily", "6", "--allow-endpoint", "any")
-    assert "policy version 2" in said
+    assert "policy version 3" in said
     (changed,) = await agents.list_all(database)
     await database.close()
     assert (changed.policy.daily_limit, changed.policy.allowed_endpoints) == (6_000_000, ())

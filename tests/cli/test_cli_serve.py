@@ -57,8 +57,8 @@ def test_started_healthy_and_stopped(embedded: Autopay, ports: tuple[int, int]) 
 
 
 def test_an_agent_made_meanwhile_gets_through(autopay: Autopay, ports: tuple[int, int]) -> None:
-    """And Ctrl-C ends it as quietly as SIGTERM. The seller is our own mounts listener: its 401
-    shows that the request went on."""
+    """And Ctrl-C ends it as quietly as SIGTERM. It asks for our own mounts listener: being told
+    not to go there shows that its token was accepted."""
     listening(autopay, ports)
     with autopay.running("serve", until=READY) as process:
         token = json.loads(autopay.well("agent", "add", "bot", "--json"))["token"]
@@ -68,7 +68,7 @@ def test_an_agent_made_meanwhile_gets_through(autopay: Autopay, ports: tuple[int
         with pytest.raises(urllib.request.HTTPError) as answered:  # type: ignore[attr-defined]
             opener.open(url)
         with answered.value as answer:
-            assert answer.status == 401
+            assert json.load(answer)["code"] == "egress_own_listener"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=15)
     assert process.returncode == 0

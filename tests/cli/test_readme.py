@@ -5,19 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Each takes the code as one of its first two arguments.
+# Each takes the code as one of its first two arguments, or from a variable named `code`.
 SPEAKERS = {"Problem", "Unpayable", "Verdict"}
-# Not answers: a verdict that says yes.
-SILENT = {"ok"}
+# Not answers: a verdict that says yes, why a payment is in doubt, the beginning of several codes.
+SILENT = {"ok", "asked_again", "egress_"}
 
 
 def codes(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text())):
+        places: list[ast.expr] = []
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in SPEAKERS:
-            for argument in node.args[:2]:
-                for part in ast.walk(argument):
-                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                        yield part.value
+            places = node.args[:2]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "code":
+            places = [node.value]
+        for place in places:
+            for part in ast.walk(place):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
 
 
 def test_every_code_is_explained() -> None:

@@ -20,6 +20,7 @@ from proxy.service import Service
 from proxy.settings import Settings
 
 FUNDS = 10_000_000
+LOOPBACK = ("127.0.0.0/8",)  # where all that is tested is
 
 
 @dataclass
@@ -65,7 +66,8 @@ class House:
     async def set_policy(self, **changes: Any) -> None:
         """Replace the agent's policy and wait until the proxy has heard of it."""
         version = await agents.set_policy(
-            self.service.store.database, Policy(self.agent, **changes)
+            self.service.store.database,
+            Policy(self.agent, **({"allowed_targets": LOOPBACK} | changes)),
         )
         await until(lambda: self._policy_version() == version)
 
@@ -119,7 +121,8 @@ async def house(net: Localnet, dsn: str, tmp_path: Path, **settings: Any) -> Asy
     )
     await service.start()
     try:
-        new = await agents.add(service.store.database, "shopper")
+        policy = Policy("shopper", allowed_targets=LOOPBACK)
+        new = await agents.add(service.store.database, "shopper", policy)
         await until(lambda: service.directory.by_token(new.token) is not None)
         async with aiohttp.ClientSession(max_field_size=200_000) as session:
             yield House(net, service, "shopper", new.token, wallet, session)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -77,10 +78,12 @@ class Seller:
 
 
 @asynccontextmanager
-async def selling() -> AsyncIterator[Seller]:
+async def selling(tls: ssl.SSLContext | None = None) -> AsyncIterator[Seller]:
+    """With `tls`, an https seller named localhost."""
     seller = Seller()
-    server = await asyncio.start_server(seller.serve, "127.0.0.1", 0)
-    seller.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(seller.serve, "127.0.0.1", 0, ssl=tls)
+    where = "https://localhost" if tls else "http://127.0.0.1"
+    seller.url = f"{where}:{server.sockets[0].getsockname()[1]}"
     yield seller
     server.close()
 

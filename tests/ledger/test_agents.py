@@ -65,6 +65,8 @@ async def test_a_policy_goes_in_and_out_whole(database: Database, bot: Agent) ->
         allowed_pay_to=("abc",),
         allowed_assets=("USDC",),
         allowed_networks=("solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",),
+        allowed_targets=("10.0.0.0/8", "[::1]:8080"),
+        allowed_ports=(22, 443),
     )
     assert await agents.set_policy(database, policy, by="me") == 2
     [info] = await agents.list_all(database)

@@ -134,6 +134,10 @@ def test_sizes(file: Path, written: str, size: int) -> None:
             "log_level = \"loud\" must be 'debug', 'info', 'warning' or 'error'",
         ),
         ('[tls]\nca_file = "/nowhere"', 'tls.ca_file = "/nowhere" must be an existing file'),
+        ('upstream_proxy = "http://a/b"', 'upstream_proxy = "http://a/…" must be like "http://us'),
+        ('upstream_proxy = "socks5://a:1"', "must be like"),
+        ('no_upstream_proxy = ["*.*"]', 'must be a host, like "api.example.com", or "*.example'),
+        ('no_upstream_proxy = ["10.0.0.1/8"]', 'must be a host, "*.example.com" or a network'),
         ('[providers.w]\nupstream = "ftp://a"', "must be an http:// or https:// URL"),
         ('[providers.w]\nupstream = "http://a?b"', "must have no user, query or fragment"),
         ("a = = 1", "is not valid TOML"),
@@ -165,6 +169,9 @@ def test_each_bad_setting_has_its_line_and_names_its_variable(file: Path) -> Non
     [
         'database_url = "mysql://u:SECRET@host/d"',
         'database_url = "SECRET"',
+        'upstream_proxy = "https://u:SECRET@proxy.example"',
+        'upstream_proxy = "u:SECRET@proxy.example:3128"',
+        'upstream_proxy = "http://u:SECRET@proxy.example:99999"',
         '[networks.mainnet]\nrpc_url = "wss://rpc.example/?api-key=SECRET"',
         '[networks.mainnet]\nrpc_url = "https://rpc.example/SE CRET"',
         '[networks]\nmainnet = "https://rpc.example/SECRET"',
@@ -180,9 +187,20 @@ def test_secrets_are_not_in_the_repr_either(file: Path) -> None:
     settings = load(
         file,
         'database_url = "postgresql://u:SECRET@h/d"\n'
+        'upstream_proxy = "http://u:SECRET@h:1"\n'
         '[networks.mainnet]\nrpc_url = "https://a/SECRET"',
     )
     assert "SECRET" not in repr(settings)
+
+
+def test_the_upstream_proxy_and_what_goes_without_it(file: Path) -> None:
+    bypass = ("*.internal", "10.0.0.0/8", "a.example")
+    text = 'upstream_proxy = "http://u:p@h:1"\nno_upstream_proxy = '
+    settings = load(file, text + '["*.Internal", "10.0.0.0/8", "a.example"]')
+    assert (settings.upstream_proxy, settings.no_upstream_proxy) == ("http://u:p@h:1", bypass)
+    variable = "*.internal, 10.0.0.0/8,a.example,"
+    assert load(file, "", AUTOPAY_NO_UPSTREAM_PROXY=variable).no_upstream_proxy == bypass
+    assert load(file, 'upstream_proxy = ""').upstream_proxy == ""
 
 
 def test_settings_cannot_be_changed(file: Path) -> None:

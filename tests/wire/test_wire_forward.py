@@ -85,7 +85,9 @@ async def test_hop_by_hop_fields_stop_here(rig: Rig) -> None:
     rig.at(b"/hop", ok(b"ok", b"Connection: X-Secret", b"X-Secret: 1", b"Keep-Alive: x", b"X-K: 1"))
     answer = await rig.ask(b"/hop", *mine)
     names = {name.lower() for name, _ in rig.seen.headers}
-    assert names == {b"host", b"x-ours"}
+    assert names == {b"host", b"x-ours", b"te", b"connection"}
+    assert rig.seen.all(b"te") == [b"trailers"]  # our own word: trailers are handed on
+    assert rig.seen.all(b"connection") == [b"TE"]
     assert {name.lower() for name, _ in answer.headers} == {
         b"content-length",
         b"x-k",

@@ -19,6 +19,8 @@ from wire_rig import (
     until,
 )
 
+from proxy.wire.egress import Leave
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SEEDS = [11, 402]
 
@@ -195,9 +197,9 @@ async def test_mutated_requests(rig: Rig, seed: int, caplog: pytest.LogCaptureFi
 
     honest_connect = rig.plane.dialer.connect
 
-    async def connect_only(host: str, port: int):  # type: ignore[no-untyped-def]
+    async def connect_only(host: str, port: int, leave: Leave):  # type: ignore[no-untyped-def]
         if (host, port) == (rig.provider.host, rig.provider.port):
-            return await honest_connect(host, port)
+            return await honest_connect(host, port, leave)
         return await elsewhere()
 
     rig.plane.dialer.connect = connect_only  # type: ignore[method-assign]

@@ -8,11 +8,16 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+from proxy.wire.chain import Chain
+from proxy.wire.dial import Resolver
+from proxy.wire.egress import Leave
 from proxy.wire.gate import (
+    Agent,
     Delivery,
     Lost,
     NotSent,
@@ -22,6 +27,7 @@ from proxy.wire.gate import (
     PaymentRequired,
     Purchase,
     Reply,
+    TurnedAway,
 )
 from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin
@@ -34,6 +40,9 @@ CREDENTIAL = b"Proxy-Authorization: Basic " + b64encode(f"ann:{TOKEN}".encode())
 PAYMENT = (b"PAYMENT-SIGNATURE", b"c2lnbmVk")
 RECEIPT = (b"Autopay-Payment", b"pay-1")
 PATIENCE = 5.0
+LOOPBACK = Leave(  # where the tests' providers are
+    ((ip_network("127.0.0.0/8"), None), (ip_network("::1"), None))
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -227,6 +236,7 @@ async def provider(
 @dataclass
 class Ann:
     name: str = "ann"
+    leave: Leave = LOOPBACK
 
 
 @dataclass
@@ -260,6 +270,8 @@ class Gate:
     purchases: list[Purchase] = field(default_factory=list)
     challenges: list[PaymentRequired] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
+    refused: list[TurnedAway] = field(default_factory=list)
+    rejections: list[tuple[str, str]] = field(default_factory=list)
 
     def by_credentials(self, name: str, token: str) -> Ann | None:
         return self.ann if (name, token) == ("ann", TOKEN) else None
@@ -272,6 +284,16 @@ class Gate:
             raise self.closed
         self.tickets.append(Ticket())
         return self.tickets[-1]
+
+    def leave(self, agent: Agent) -> Leave:
+        assert isinstance(agent, Ann)
+        return agent.leave
+
+    def turned_away(self, what: TurnedAway) -> None:
+        self.refused.append(what)
+
+    def certificate_rejected(self, agent: Agent, origin: Origin, why: str, seconds: float) -> None:
+        self.rejections.append((origin.key, why))
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         self.purchases.append(purchase)
@@ -467,6 +489,8 @@ async def rig(
     ca_file: Path | None = None,
     host: str = "127.0.0.1",
     base: str = "",
+    resolver: Resolver | None = None,
+    chain: Chain | None = None,
 ) -> AsyncIterator[Rig]:
     """A data plane in front of one provider, which is also mounted at /shop. Whatever a test does,
     nothing may be left behind, and nothing may have gone wrong unseen."""
@@ -479,7 +503,9 @@ async def rig(
         with pytest.MonkeyPatch.context() as patch:
             if ca_file is None:  # 20 ms a test
                 patch.setattr(ssl, "create_default_context", system_roots)
-            plane = DataPlane(gate, limits or Limits(), ca_file=ca_file)
+            plane = DataPlane(
+                gate, limits or Limits(), ca_file=ca_file, resolver=resolver, chain=chain
+            )
         it = Rig(plane, gate, shop)
         _, it.forward = await plane.listen("127.0.0.1", 0, ForwardRouter(gate))
         upstreams = {"shop": shop.url.decode() + base}

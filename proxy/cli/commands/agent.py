@@ -1,8 +1,10 @@
 """Who may spend, and how much.
 
 An agent is a name, a token and a policy. A running proxy hears of every change at once. Amounts are
-in USD; an endpoint is a pattern like "GET https://api.example.com/v1/*"; a list that is not given
-allows everything, and `any` empties one.
+in USD; an endpoint is a pattern like "GET https://api.example.com/v1/*"; a list of what may be paid
+that is not given allows everything, and `any` empties one. Whatever it pays, an agent is taken to
+public addresses only: --allow-target names others (`none`: no others), --allow-port the ports it
+may use on public ones (`usual`: 80, 443 and from 1024 up those of no other well-known service).
 """
 
 import argparse
@@ -24,6 +26,7 @@ from proxy.settings import Settings
 Action = Callable[[argparse.Namespace, Settings, Database], Coroutine[Any, Any, None]]
 
 _LISTS = ("allowed_endpoints", "allowed_pay_to", "allowed_assets", "allowed_networks")
+_EMPTY = dict.fromkeys(_LISTS, "any") | {"allowed_targets": "none", "allowed_ports": "usual"}
 _BY = "autopay agent"
 
 
@@ -110,7 +113,16 @@ async def _list(options: argparse.Namespace, _settings: Settings, database: Data
         for info in found:
             say(json.dumps(_as_record(info)))
     elif found:
-        headings = ("AGENT", "STATE", ">PER CALL", ">DAILY", ">SESSION", "ONLY", "SINCE (UTC)")
+        headings = (
+            "AGENT",
+            "STATE",
+            ">PER CALL",
+            ">DAILY",
+            ">SESSION",
+            "ONLY",
+            "REACHES",
+            "SINCE (UTC)",
+        )
         say(table(headings, [_as_row(info) for info in found]))
     else:
         say("No agents yet; run: autopay agent add NAME")
@@ -151,8 +163,14 @@ def _as_row(info: AgentInfo) -> list[str]:
         dollars(policy.session_limit),
         "; ".join(", ".join(getattr(policy, name)) for name in _LISTS if getattr(policy, name))
         or "(anything)",
+        _reach(policy),
         moment(info.created_at),
     ]
+
+
+def _reach(policy: Policy) -> str:
+    ports = ",".join(map(str, policy.allowed_ports))
+    return ", ".join((f"public:{ports}" if ports else "public", *policy.allowed_targets))
 
 
 def _as_record(info: AgentInfo) -> dict[str, Any]:
@@ -163,7 +181,7 @@ def _as_record(info: AgentInfo) -> dict[str, Any]:
         "per_call_usd": format_usd(policy.per_call_limit),
         "daily_usd": format_usd(policy.daily_limit),
         "session_usd": format_usd(policy.session_limit),
-        **{name: list(getattr(policy, name)) for name in _LISTS},
+        **{name: list(getattr(policy, name)) for name in _EMPTY},
         "policy_version": policy.version,
     }
 
@@ -181,6 +199,8 @@ def _policy_arguments() -> argparse.ArgumentParser:
         ("--allow-pay-to", "allowed_pay_to", "ADDRESS", "pay only this seller"),
         ("--allow-asset", "allowed_assets", "ASSET", "pay only with this, like USDC"),
         ("--allow-network", "allowed_networks", "NETWORK", "pay only on this, like solana-devnet"),
+        ("--allow-target", "allowed_targets", "ADDRESS", "reach this too, like 10.0.0.0/8[:PORT]"),
+        ("--allow-port", "allowed_ports", "PORT", "of public addresses, reach only this port"),
     ):
         parser.add_argument(
             option, dest=field, action="append", metavar=metavar, help=f"{what}; may be repeated"
@@ -195,13 +215,21 @@ def _usd(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise CommandError(f"--allow-port {text}: is not a port; give a number, or usual")
+    return int(text)
+
+
 def _changed(policy: Policy, options: argparse.Namespace) -> Policy:
     """`policy` with what the options name."""
     changes: dict[str, Any] = {}
     for name in ("per_call_limit", "daily_limit", "session_limit"):
         if (limit := getattr(options, name)) is not None:
             changes[name] = limit
-    for name in _LISTS:
+    for name, nothing in _EMPTY.items():
         if (entries := getattr(options, name)) is not None:
-            changes[name] = tuple(entry for entry in entries if entry != "any")
+            changes[name] = tuple(entry for entry in entries if entry != nothing)
+    if "allowed_ports" in changes:
+        changes["allowed_ports"] = tuple(map(_port, changes["allowed_ports"]))
     return replace(policy, **changes)

@@ -1,4 +1,5 @@
-"""Make what autopay needs: a settings file, a wallet, the database, and a first agent.
+"""Make what autopay needs: a settings file, a wallet, a certificate authority of your own, the
+database, and a first agent.
 
 What is there already is left as it is, so running it again is safe.
 """
@@ -14,6 +15,7 @@ from proxy.cli.books import open_books
 from proxy.cli.errors import CommandError
 from proxy.cli.handout import handout
 from proxy.cli.render import dollars, say
+from proxy.launch.trust import authority_of
 from proxy.ledger import agents
 from proxy.settings import Settings, default_toml
 
@@ -32,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
     _line("data", str(settings.data_dir))
     wallet, is_new = _wallet(settings)
     _line("wallet", f"{wallet.address}", f"new, in {settings.wallet_path}" if is_new else "kept")
+    authority, is_new = authority_of(settings.data_dir)
+    _line("ca", f"SHA-256 {authority.fingerprint[:16]}…", "new" if is_new else "kept")
     asyncio.run(_first_agent(settings))
     say(f"\n{_how_to_fund(wallet, settings)}")
     say("\nThen:  autopay serve")

@@ -63,6 +63,7 @@ async def _run(port: int, addresses: list[str]) -> None:
             say(f"funded        {address}  with 100 USDC and 100 CASH")
         say(f'\nFor autopay.toml:\n\n[networks.devnet]\nrpc_url = "{net.rpc_url}"')
         say(f'[networks.mainnet]  # /cash is sold there\nrpc_url = "{net.rpc_url}"')
+        say("\nFor an agent:\n\nautopay agent set NAME --allow-target 127.0.0.0/8")
         say("\nCtrl-C ends it.")
         await stopped.wait()
 

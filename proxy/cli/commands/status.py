@@ -14,9 +14,9 @@ from proxy.chains.solana.wallet import WalletError
 from proxy.cli.books import open_books
 from proxy.cli.errors import CommandError, lines_for
 from proxy.cli.handout import reachable
-from proxy.cli.render import dollars, say, table
+from proxy.cli.render import dollars, moment, say, table
 from proxy.ledger import LedgerError, history
-from proxy.ledger.history import OpenPayment, Today
+from proxy.ledger.history import OpenPayment, Rejection, Today
 from proxy.paths import PathError
 from proxy.postgres import PostgresError
 from proxy.settings import Address, Settings
@@ -40,6 +40,7 @@ class Books:
 
     today: list[Today] = field(default_factory=list)
     in_doubt: list[OpenPayment] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +105,7 @@ async def _database(settings: Settings, books: Books) -> Finding:
         async with open_books(settings) as database:
             books.today = await history.today(database)
             books.in_doubt = await history.in_doubt(database, limit=MOST_IN_DOUBT)
+            books.rejections = await history.rejections(database)
     except (CommandError, LedgerError, PathError, PostgresError) as error:
         return Finding("database", False, " ".join(lines_for(error)))
     words = "your own, by database_url" if settings.database_url else "embedded PostgreSQL"
@@ -127,6 +129,13 @@ def _show(
         held = dollars(sum(payment.price for payment in books.in_doubt))
         say(f"\nPayments in doubt: {len(books.in_doubt)}, which hold {held};")
         say("see: autopay receipts --in-doubt")
+    if books.rejections:
+        say("\nHosts that are tunnelled and not paid, since a program rejected autopay's CA:")
+        rows = [
+            [one.agent, one.host, one.reason, moment(one.left_until)] for one in books.rejections
+        ]
+        say(table(("AGENT", "HOST", "WHY", "UNTIL (UTC)"), rows))
+        say("see: autopay ca install-hint")
 
 
 def _today_row(today: Today) -> list[str]:
@@ -172,6 +181,15 @@ def _as_record(
             "payments": len(books.in_doubt),
             "held_usd": format_usd(sum(payment.price for payment in books.in_doubt)),
         },
+        "certificate_rejections": [
+            {
+                "agent": one.agent,
+                "host": one.host,
+                "reason": one.reason,
+                "until": one.left_until.isoformat(),
+            }
+            for one in books.rejections
+        ],
     }
 
 

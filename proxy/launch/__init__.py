@@ -1,0 +1,1 @@
+"""Starting any program so that its requests go through autopay, whatever its runtime needs."""

@@ -1,0 +1,100 @@
+"""A token that lives as long as one program, and counts against one session."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from policies import Policy, format_usd
+from proxy.ledger import Agent, Database, agents, sessions
+from proxy.ledger.agents import AgentError, NewAgent
+from proxy.ledger.sessions import Spending
+from proxy.settings import Settings
+
+DEFAULT_AGENT = "run"
+MOST_NAMES = 3
+_BY = "autopay run"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a program may spend with, and since when (by the database's clock)."""
+
+    agent: Agent
+    session: str
+    token: str
+    since: datetime
+
+
+@asynccontextmanager
+async def lease(
+    database: Database,
+    settings: Settings,
+    agent: str = DEFAULT_AGENT,
+    *,
+    session: str | None = None,
+    budget: int | None = None,
+) -> AsyncIterator[Lease]:
+    """A token of `agent` (made if there is none of that name), revoked at the end.
+
+    It is bound to a session: `session`, else a new one. `budget`, in micro-USD, is what that
+    session may spend in all; the ledger refuses more, whatever the program does. Raises AgentError.
+    """
+    since = await sessions.now(database)
+    new = await granted(database, settings, agent, session or f"run-{secrets.token_hex(6)}")
+    assert new.agent.session is not None
+    try:
+        if budget is not None:
+            await sessions.set_limit(database, new.agent, new.agent.session, budget)
+        yield Lease(new.agent, new.agent.session, new.token, since)
+    finally:
+        await agents.revoke_token(database, new.token)
+
+
+async def granted(
+    database: Database, settings: Settings, agent: str, session: str | None
+) -> NewAgent:
+    """A new token of `agent`, which is made if there is none of that name. Raises AgentError."""
+    known = {info.agent.name for info in await agents.list_all(database) if info.is_active}
+    if agent not in known:
+        policy = Policy(
+            agent,
+            per_call_limit=settings.policy.per_call,
+            daily_limit=settings.policy.daily,
+            session_limit=settings.policy.session,
+        )
+        try:
+            first = await agents.add(database, agent, policy, by=_BY)
+        except AgentError as error:
+            if "already" not in str(error):
+                raise  # else: another run has made it just now
+        else:
+            await agents.revoke_token(database, first.token)
+    return await agents.issue_token(database, agent, session=session)
+
+
+def told(spending: Spending) -> str:
+    """In one line: what was bought, for how much, what is left."""
+    if spending.calls:
+        line = f"bought {_calls(spending.calls)} for ${format_usd(spending.spent)}"
+        line += f" from {_names(spending.providers)}"
+    else:
+        line = "bought nothing"
+    if spending.open_calls:
+        held = format_usd(spending.held)
+        line += f"; {_calls(spending.open_calls)} in doubt, which hold ${held}"
+    if spending.denied_calls:
+        line += f"; {_calls(spending.denied_calls)} refused ({spending.denied_reason})"
+    return f"{line}; ${format_usd(spending.remaining)} left"
+
+
+def _calls(count: int) -> str:
+    return "1 call" if count == 1 else f"{count} calls"
+
+
+def _names(providers: list[str]) -> str:
+    hosts = list(dict.fromkeys(urlsplit(provider).hostname or provider for provider in providers))
+    more = len(hosts) - MOST_NAMES
+    return ", ".join(hosts[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
