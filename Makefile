@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/autopay demo $(ARGS)
@@ -22,6 +22,9 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.wire
 
 # As root, PostgreSQL's binaries are copied to /var/cache/autopay where its account can't reach them.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.soak
+
 clean:
 	@[ "$$(id -u)" != 0 ] || rm -rf /var/cache/autopay
 	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""https through the proxy: opened with our certificate, paid for, and let be where it is not liked."""
+"""https through the proxy: opened with our certificate, paid for, or let be."""
 
 import asyncio
 import base64
