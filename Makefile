@@ -21,10 +21,10 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.wire
 
-# As root, PostgreSQL's binaries are copied to /var/cache/autopay where its account can't reach them.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.soak
 
+# As root, PostgreSQL's binaries are copied to /var/cache/autopay where its account can't reach them.
 clean:
 	@[ "$$(id -u)" != 0 ] || rm -rf /var/cache/autopay
 	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
