@@ -130,16 +130,21 @@ class Interceptor:
         if transport.is_closing():
             return
         if opening.talk is Talk.HTTP:
-            self._serve(transport, caller, Origin("http", host, port), early)
+            self._serve(transport, caller, Origin("http", host, port), host, early)
         elif opening.talk is Talk.TLS and (name == host or _is_address(host)):
             await self._serve_tls(transport, caller, Origin("https", name, port), host, early)
         else:
             await self._plane.join_blindly(caller, host, port, transport, early)
 
     def _serve(
-        self, transport: asyncio.Transport, caller: Caller, origin: Origin, early: bytes
+        self,
+        transport: asyncio.Transport,
+        caller: Caller,
+        origin: Origin,
+        host: str,
+        early: bytes,
     ) -> None:
-        inner = _Inner(self._plane, TunnelRouter(caller, origin), self, caller.agent)
+        inner = _Inner(self._plane, TunnelRouter(caller, origin), self, caller.agent, host)
         transport.set_protocol(inner)
         inner.connection_made(transport)
         transport.resume_reading()
@@ -167,18 +172,19 @@ class Interceptor:
         except (OSError, ssl.SSLError) as error:
             transport.abort()
             if any(word in str(error) for word in _REJECTIONS):
-                self.rejected(caller.agent, origin, _alert(error))
+                self.rejected(caller.agent, origin, host, _alert(error))
             elif isinstance(error, ConnectionResetError | ssl.SSLEOFError):
-                self.silent(caller.agent, origin, "it hangs up in the handshake")
+                self.silent(caller.agent, origin, host, "it hangs up in the handshake")
             return
         if tls is not None:
-            self._serve(tls, caller, origin, b"".join(waiting.early))
+            self._serve(tls, caller, origin, host, b"".join(waiting.early))
 
     # --- programs that do not want our certificate
 
-    def rejected(self, agent: Agent, origin: Origin, why: str) -> None:
-        """Leave this host's tunnels alone for this agent, and say so once."""
-        key = (agent.name, origin.host)
+    def rejected(self, agent: Agent, origin: Origin, host: str, why: str) -> None:
+        """Leave this host's tunnels alone for this agent, and say so once. `host` is what CONNECT
+        named, since that is all there is to go by the next time; it may be the origin's address."""
+        key = (agent.name, host)
         if key in self._rejected:
             return
         self._rejected[key] = why
@@ -194,26 +200,26 @@ class Interceptor:
         )
         self._plane.gate.certificate_rejected(agent, origin, why, self._rules.reject_seconds)
 
-    def spoke(self, agent: Agent, origin: Origin) -> None:
+    def spoke(self, agent: Agent, host: str) -> None:
         """A program has sent something behind the handshake: it likes our certificate."""
-        key = (agent.name, origin.host)
+        key = (agent.name, host)
         self._trusted[key] = True
         self._silent.pop(key, None)
 
-    def silent(self, agent: Agent, origin: Origin, how: str) -> None:
+    def silent(self, agent: Agent, origin: Origin, host: str, how: str) -> None:
         """A program has seen our certificate and hung up without a word. Python's asyncio sends no
         alert; Node finishes the handshake first. Twice, and never a word, is a no."""
-        key = (agent.name, origin.host)
+        key = (agent.name, host)
         if key not in self._trusted:
             self._silent[key] = self._silent.get(key, 0) + 1
             if self._silent[key] >= SILENT_CLOSES:
-                self.rejected(agent, origin, how)
+                self.rejected(agent, origin, host, how)
 
 
 class _Inner(Downstream):
     """A connection inside a tunnel."""
 
-    __slots__ = ("_agent", "_interceptor", "_origin", "_spoke")
+    __slots__ = ("_agent", "_host", "_interceptor", "_origin", "_spoke")
 
     def __init__(
         self,
@@ -221,8 +227,10 @@ class _Inner(Downstream):
         router: TunnelRouter,
         interceptor: Interceptor,
         agent: Agent,
+        host: str,
     ) -> None:
         super().__init__(plane, router)
+        self._host = host
         self._origin = router.origin
         self._interceptor = interceptor
         self._agent = agent
@@ -231,13 +239,15 @@ class _Inner(Downstream):
     def data_received(self, data: bytes) -> None:
         if not self._spoke:  # at once: this connection may outlive others that stay silent
             self._spoke = True
-            self._interceptor.spoke(self._agent, self._origin)
+            self._interceptor.spoke(self._agent, self._host)
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if not self._spoke:
-            self._interceptor.silent(self._agent, self._origin, "it hangs up after the handshake")
+            self._interceptor.silent(
+                self._agent, self._origin, self._host, "it hangs up after the handshake"
+            )
 
 
 class _Listener(asyncio.Protocol):

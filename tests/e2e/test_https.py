@@ -102,6 +102,17 @@ async def test_a_program_that_rejects_our_certificate_is_left_alone(shop: Shop) 
     assert (rows[0]["host"], rows[0]["reason"]) == ("localhost", "unknown ca")
 
 
+async def test_also_where_connect_names_an_address(shop: Shop) -> None:
+    """The name is in the handshake only, and the next CONNECT names the address again."""
+    shop.seller.answer = lambda _: reply(200, body=b"free")
+    port = shop.seller.url.rpartition(":")[2]
+    by_address = ("--connect-to", f"localhost:{port}:127.0.0.1:{port}", shop.seller.url)
+    assert await shop.curl(*by_address) == (0, "free")  # opened, by our certificate
+    status, _ = await shop.curl(*by_address, trust=shop.theirs)
+    assert status == 60
+    assert await shop.curl(*by_address, trust=shop.theirs) == (0, "free")
+
+
 @pytest.mark.parametrize("settings", [{"intercept": {"on_reject": "refuse"}}])
 async def test_or_refused_where_the_operator_says_so(shop: Shop) -> None:
     status, _ = await shop.curl(shop.seller.url, trust=shop.theirs)
