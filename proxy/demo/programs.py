@@ -1,6 +1,5 @@
 """The programs that buy. None of them knows of payments: autopay is in their environment only."""
 
-import asyncio
 import importlib.util
 import os
 import shlex
@@ -9,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from proxy.subprocesses import heard
 
 PATIENCE_SECONDS = 30.0
 
@@ -117,26 +118,13 @@ def script(directory: Path, url: str) -> tuple[Path, str]:
 
 async def output(command: Sequence[str], env: Mapping[str, str]) -> str:
     """Run a program to its end; what it printed. Raises NotAsTold if it failed."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            out, err = await process.communicate()
-    except TimeoutError:
-        raise NotAsTold(f"{command[0]} did not end within {PATIENCE_SECONDS:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        said = " ".join(err.decode(errors="replace").split())[-300:]
-        raise NotAsTold(f"{command[0]} ended with status {process.returncode}: {said}")
-    return out.decode(errors="replace")
+    status, out, err = await heard(command, env, PATIENCE_SECONDS)
+    if status is None:
+        raise NotAsTold(f"{command[0]} did not end within {PATIENCE_SECONDS:.0f} s")
+    if status:
+        said = " ".join(err.split())[-300:]
+        raise NotAsTold(f"{command[0]} ended with status {status}: {said}")
+    return out
 
 
 def read_answer(text: str) -> Answer:

@@ -14,6 +14,7 @@ from proxy.launch.doctor.ground import AGENT, GOODS, REPOSITORY, Ground, ground
 from proxy.launch.doctor.programs import RUNTIMES, Runtime
 from proxy.launch.environment import variables
 from proxy.ledger import agents, sessions
+from proxy.subprocesses import heard
 
 SCHEMES = ("http", "https")
 AT_ONCE = 2
@@ -101,7 +102,7 @@ async def _check(here: Ground, runtime: Runtime, scheme: str, environ: Mapping[s
         directory.mkdir(parents=True)
         url = here.shops[scheme] + ("/weather" if runtime.buys else REPOSITORY)
         command = runtime.command(directory, url)
-        status, out, err = await _output(command, {**environ, **set_for_it}, PROGRAM_SECONDS)
+        status, out, err = await heard(command, {**environ, **set_for_it}, PROGRAM_SECONDS)
     spent = await sessions.spending(here.database, new.agent, session, since)
     return _judged(runtime, status, out, err, spent.calls)
 
@@ -127,29 +128,6 @@ async def _version(runtime: Runtime, environ: Mapping[str, str]) -> str:
     """As it tells itself; "" if it is not there."""
     if shutil.which(runtime.version[0]) is None:
         return ""
-    status, out, err = await _output(runtime.version, environ, VERSION_SECONDS)
+    status, out, err = await heard(runtime.version, environ, VERSION_SECONDS)
     found = _VERSION.search(out + err)
     return found[0] if status == 0 and found else ""
-
-
-async def _output(
-    command: Sequence[str], env: Mapping[str, str], seconds: float
-) -> tuple[int | None, str, str]:
-    """(exit status, or None if it had to be killed; stdout; stderr)."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env,
-    )
-    try:
-        async with asyncio.timeout(seconds):
-            out, err = await process.communicate()
-    except TimeoutError:
-        return None, "", ""
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
