@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Most of a test's time is waiting: for a server to start, for a deadline to pass.
+JOBS ?= 4
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint bench bench-database soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/autopay demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -21,13 +23,24 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.wire
 
+bench-database: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.million $(ARGS)
+
+SEED ?= $(shell date +%s)
+
+# The campaign (`make soak ARGS='--minutes 60'`), its mutants, the model and the simulator at length
+# (`SEED=…` for the same again), then memory and descriptors.
 soak: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.endure $(ARGS)
+	$(BIN)/python -m bench.mutants
+	$(BIN)/python -m tests.simulator --runs 5000 --seed $(SEED)
+	AUTOPAY_SOAK=1 $(BIN)/pytest tests/model tests/simulator --hypothesis-seed=$(SEED)
 	$(BIN)/python -m bench.soak
 
 # As root, PostgreSQL's binaries are copied to /var/cache/autopay where its account can't reach them.
 clean:
 	@[ "$$(id -u)" != 0 ] || rm -rf /var/cache/autopay
-	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -22,7 +22,15 @@ from pathlib import Path
 import uvloop
 
 from proxy.wire.egress import Leave
-from proxy.wire.gate import Agent, PassThrough, PaymentRequired, Purchase, Reply, TurnedAway
+from proxy.wire.gate import (
+    Agent,
+    PassThrough,
+    PaymentRequired,
+    Purchase,
+    Reply,
+    RetryNote,
+    TurnedAway,
+)
 from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin
 from proxy.wire.plane import DataPlane, tune_malloc
@@ -91,6 +99,12 @@ class Open:
     def certificate_rejected(
         self, agent: Agent, origin: Origin, why: str, seconds: float
     ) -> None: ...
+
+    def tap(
+        self, agent: Agent, method: str, origin: Origin, target: bytes, mount: str | None
+    ) -> None: ...
+
+    def retried(self, purchase: Purchase, note: RetryNote) -> None: ...
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         return PassThrough()

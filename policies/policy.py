@@ -20,6 +20,7 @@ class Policy:
     per_call_limit: int = 50_000
     daily_limit: int = 1_000_000
     session_limit: int = 1_000_000
+    trace_limit: int = 1_000_000
     allowed_endpoints: tuple[str, ...] = ()  # patterns, see policies/pattern.py
     allowed_pay_to: tuple[str, ...] = ()  # exact addresses
     allowed_assets: tuple[str, ...] = ()  # symbols ("USDC") or "network/address"
@@ -69,7 +70,7 @@ def validated(policy: Policy) -> Policy:
 
     Raises PolicyError with one line that names the field, the value and what would be right.
     """
-    for name in ("per_call_limit", "daily_limit", "session_limit"):
+    for name in ("per_call_limit", "daily_limit", "session_limit", "trace_limit"):
         limit = getattr(policy, name)
         if not 0 <= limit <= MAX_MICROS:
             raise PolicyError(f"{name} {limit}: a limit is 0 to {MAX_MICROS} micro-USD")

@@ -7,35 +7,43 @@ from then on money is freed by proof alone, and there is no second signature, wh
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from cachetools import TTLCache
 
 from policies import Ask, choose, format_usd
 from proxy import refusals
+from proxy.again import Again
 from proxy.chains import Authorization, Chain, Unpayable
+from proxy.crashpoints import reached
+from proxy.deal import Commitment, Deal, Encore, Payment
+from proxy.entries import Meeting, receipt
 from proxy.ledger import (
     Agent,
     DecisionRow,
     Directory,
     Ledger,
     LedgerError,
+    Prior,
     Refused,
-    Reservation,
     Reserved,
-    SettledReceipt,
     new_id,
 )
 from proxy.ledger import Delivery as DeliveryRow
+from proxy.ledger.agent_keys import AgentCipher
 from proxy.ledger.history import MEMO_REFUSED
+from proxy.metrics import Counts
 from proxy.providers import Providers
 from proxy.urls import shown_url
+from proxy.vault import VaultError
 from proxy.wire.content import decoded
 from proxy.wire.gate import (
     Delivery,
+    Keep,
     Lost,
     NotSent,
     Paid,
@@ -43,6 +51,7 @@ from proxy.wire.gate import (
     PassThrough,
     PaymentRequired,
     Purchase,
+    Replayed,
     Reply,
 )
 from proxy.wire.problem import Problem
@@ -56,37 +65,16 @@ from proxy.x402 import (
     payment_header,
     read_challenge,
     read_outcome,
+    takes_identifier,
 )
+
+log = logging.getLogger(__name__)
 
 BODY_BYTES = 64 * 1024
 MEMO_LESS_SECONDS = 30 * 24 * 3600
 FRESH_BLOCKHASHES = 4
 ROW_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Deal:
-    """What is to be bought: one offer of one challenge, met by one request of one agent."""
-
-    purchase: Purchase
-    agent: Agent
-    policy_version: int
-    challenge: Challenge
-    offer: Offer
-
-    @property
-    def provider(self) -> str:
-        return self.purchase.origin.key
-
-
-@dataclass(frozen=True, slots=True)
-class Commitment:
-    """A deal with its money held and its authorization signed: the payment may leave."""
-
-    deal: Deal
-    id: UUID
-    authorization: Authorization
-    reserved: Reserved
+ROUNDS = 4  # with payments from before that come to nothing
 
 
 class Exchange:
@@ -98,6 +86,9 @@ class Exchange:
         providers: Providers,
         ledger: Ledger,
         chains: Mapping[str, Chain],
+        counts: Counts,
+        cipher: AgentCipher,
+        again: Again,
         *,
         memo_less: Iterable[str] = (),
     ) -> None:
@@ -106,6 +97,9 @@ class Exchange:
         self._providers = providers
         self._ledger = ledger
         self._chains = chains
+        self._counts = counts
+        self._cipher = cipher
+        self._again = again
         self._memo_less: TTLCache[str, bool] = TTLCache(10_000, MEMO_LESS_SECONDS)
         for provider in memo_less:
             self._memo_less[provider] = True
@@ -117,44 +111,49 @@ class Exchange:
         # What is asked?
         agent = purchase.agent
         assert isinstance(agent, Agent), "the directory hands out the agents"
+        meeting = Meeting.of(purchase, agent, challenge)
         try:
             asked = self._read(purchase, challenge)
         except NotPayable as error:
-            return await self._not_payable(purchase, agent, error)
+            return await self._not_payable(meeting, error)
 
         # May this agent? The very offer that is decided on is the one that is signed.
         policy = self._directory.policy(agent)
         asks = [_ask(purchase, offer) for offer in asked.offers]
         index, verdict = choose(policy, asks)
         self._providers.quoted(purchase.origin.key, asks[index].price)
-        deal = Deal(purchase, agent, policy.version, asked, asked.offers[index])
+        deal = Deal(meeting, policy.version, asked, index)
         if not verdict.allowed:
             await self._deny(deal, verdict.code, verdict.detail, verdict.limit)
             return refusals.denied(verdict, asks[index], deal.provider)
 
-        # Sign, here in the process, and take the money from the budgets, on disk.
+        # Sign, here in the process, and take the money from the budgets, on disk. Not if the same
+        # request was paid for before: then its payment is all there is, as it left or as it ended.
         try:
-            committed = await self._commit(deal)
+            committed = await self._enter(deal)
         except Unpayable as error:
             await self._deny(deal, error.code, error.detail, None)
             return refusals.unpayable(error, deal.provider)
-        except LedgerError:
-            purchase.ticket.neutral()
+        except LedgerError as error:
+            # Its row is written as soon as there is a ledger again.
+            await self._deny(deal, "ledger_unavailable", str(error), None)
             return refusals.ledger_unavailable(deal.provider)
-        if isinstance(committed, Refused):
-            purchase.ticket.neutral()
-            return refusals.over_budget(committed, deal.provider)
+        if isinstance(committed, Replayed | Problem | Refused):
+            return self._stayed(deal, committed)
 
         # Send. This is where money can move.
         sent_at = time.monotonic()
         try:
             answer = await self._send(committed)
         except NotSent as error:
+            if isinstance(committed, Encore):
+                return await self._in_vain(committed, "connect_failed", str(error))
             return await self._take_back(committed, str(error))
         except Lost as error:
             return await self._doubt(committed, "answer_lost", str(error))
 
         # What came of it?
+        reached("answer.head")
         latency_ms = round((time.monotonic() - sent_at) * 1000)
         said = await answer.read(BODY_BYTES) if answer.status == 402 else b""
         outcome = read_outcome(
@@ -169,6 +168,52 @@ class Exchange:
 
     # --- before the send
 
+    async def _enter(self, deal: Deal) -> Payment | Refused | Replayed | Problem:
+        """A payment that may leave: a new one, or one that had left before for the same request.
+        Raises Unpayable, LedgerError."""
+        for _ in range(ROUNDS):
+            entered = await self._commit_once(deal)
+            if not isinstance(entered, Prior):
+                return entered
+            met = await self._again.meet(deal, entered)
+            if met is not None:
+                return met
+            last = entered.payment_id
+        return refusals.request_in_progress(last, deal.provider)
+
+    async def _commit_once(self, deal: Deal) -> Commitment | Refused | Prior:
+        """What was committed or refused; or what the same request did before."""
+        meeting = deal.meeting
+        async with self._again.turn(meeting):
+            waiting = await self._again.waits(meeting)
+            if waiting is not None:
+                return waiting
+            if deal.purchase.idempotency_key is not None:
+                # Before anything is signed: it may well be the wallet's last money that it cost.
+                prior = await self._again.prior(meeting)
+                if prior is not None:
+                    return prior
+            try:
+                committed = await self._commit(deal)
+            except Unpayable:
+                prior = await self._again.prior(meeting)
+                if prior is None:
+                    raise
+                return prior
+        if isinstance(committed, Refused) and committed.joined is not None:
+            return Prior(committed.code, committed.joined)
+        return committed
+
+    def _stayed(self, deal: Deal, met: Replayed | Problem | Refused) -> Replayed | Problem:
+        """Nothing leaves for this request."""
+        deal.purchase.ticket.neutral()
+        if isinstance(met, Refused):
+            self._counts.denied(met.code)
+            return refusals.over_budget(met, deal.provider)
+        if isinstance(met, Problem):
+            self._counts.denied(met.code)
+        return met
+
     def _read(self, purchase: Purchase, challenge: PaymentRequired) -> Challenge:
         if any(name.lower() in PAYMENT_HEADERS for name, _ in purchase.raw_headers):
             raise NotPayable("own_payment", "the program brought a payment of its own")
@@ -178,40 +223,25 @@ class Exchange:
             raise NotPayable("body_too_large", "the request's body was too large to be kept")
         return asked
 
-    async def _not_payable(
-        self, purchase: Purchase, agent: Agent, error: NotPayable
-    ) -> PassThrough:
-        purchase.ticket.neutral()
-        await self._recorded(
-            DecisionRow(
-                agent_id=agent.id,
-                method=purchase.method,
-                endpoint=shown_url(purchase.url),
-                reason="not_payable",
-                detail=error.code,
-                session_id=purchase.session,
-                trace_id=purchase.trace,
-            )
-        )
+    async def _not_payable(self, meeting: Meeting, error: NotPayable) -> PassThrough:
+        meeting.purchase.ticket.neutral()
+        self._counts.decisions.add("deny", "not_payable")
+        await self._recorded(meeting.denial("not_payable", error.code, met=meeting.met()))
         if error.code == "body_too_large":
             return PassThrough([(b"Autopay-Unpaid", b"body_too_large")])
         return PassThrough()
 
     async def _deny(self, deal: Deal, code: str, detail: str, limit: int | None) -> None:
-        purchase = deal.purchase
-        purchase.ticket.neutral()
+        deal.purchase.ticket.neutral()
+        self._counts.denied(code)
         await self._recorded(
-            DecisionRow(
-                agent_id=deal.agent.id,
-                method=purchase.method,
-                endpoint=shown_url(purchase.url),
-                reason=code,
-                detail=detail,
+            deal.meeting.denial(
+                code,
+                detail,
+                met=deal.meeting.met(deal.challenge, deal.chosen),
                 price=deal.offer.price,
                 limit=limit,
                 policy_version=deal.policy_version,
-                session_id=purchase.session,
-                trace_id=purchase.trace,
             )
         )
 
@@ -239,14 +269,21 @@ class Exchange:
                 deal.offer, with_memo=with_memo, fresh_after=fresh_after
             )
             payment_id = new_id()
+            header = payment_header(
+                deal.challenge,
+                deal.offer,
+                authorization.payload,
+                payment_id=f"pay_{payment_id.hex}",
+            )
             reserved: Reserved | Refused | None = None
             try:
-                reserved = await self._reserve(deal, payment_id, authorization)
+                reserved = await self._reserve(deal, payment_id, authorization, header)
             finally:
                 if not isinstance(reserved, Reserved):
                     chain.discard(authorization)
             if isinstance(reserved, Reserved):
-                return Commitment(deal, payment_id, authorization, reserved)
+                self._counts.decisions.add("allow", "ok")
+                return Commitment(deal, payment_id, header, authorization, reserved)
             if reserved.code != "duplicate_message":
                 return reserved
             fresh_after = authorization.blockhash
@@ -255,59 +292,56 @@ class Exchange:
         )
 
     async def _reserve(
-        self, deal: Deal, payment_id: UUID, authorization: Authorization
+        self,
+        deal: Deal,
+        payment_id: UUID,
+        authorization: Authorization,
+        header: tuple[bytes, bytes],
     ) -> Reserved | Refused:
-        purchase, offer = deal.purchase, deal.offer
+        meeting, terms = deal.meeting, self._again.terms
+        reached("reserve.before")
         return await self._ledger.reserve(
-            Reservation(
-                payment_id=payment_id,
-                agent_id=deal.agent.id,
-                price=offer.price,
-                session_id=purchase.session,
-                trace_id=purchase.trace,
-                provider=deal.provider,
-                method=purchase.method,
-                endpoint=shown_url(purchase.url),
-                request_body_sha256=None,
-                x402_version=offer.version,
-                network=authorization.network,
-                asset=authorization.asset,
-                symbol=offer.asset.symbol,
-                amount=authorization.amount,
-                pay_to=authorization.pay_to,
-                payer=authorization.payer,
-                fee_payer=authorization.fee_payer,
-                source_account=authorization.source_account,
-                destination_account=authorization.destination_account,
-                memo=authorization.memo,
-                blockhash=authorization.blockhash,
-                last_valid_block_height=authorization.last_valid_block_height,
-                blockhash_slot=authorization.blockhash_slot,
-                client_signature=authorization.client_signature,
-                message_sha256=authorization.message_sha256,
-                payload=authorization.payload,
+            meeting.reservation(
+                payment_id,
+                deal.offer,
+                authorization,
+                meeting.met(deal.challenge, deal.chosen),
+                await deal.purchase.body_sha256(),
+                await self._sealed_url(meeting),
+                header=header,
+                identified=takes_identifier(deal.challenge, deal.offer),
+                key_seconds=terms.idempotency_seconds,
+                share=terms.share_identical,
             )
         )
+
+    async def _sealed_url(self, meeting: Meeting) -> bytes | None:
+        """The URL where it says more than the endpoint does, so that only the agent's own key can
+        show it."""
+        url = shown_url(meeting.purchase.url)
+        if url == meeting.endpoint:
+            return None
+        try:
+            return await self._cipher.seal_for(meeting.agent.id, url)
+        except VaultError as error:
+            log.error("a URL is not kept with its payment: %s", error)
+            return None
 
     # --- the send, and after it
 
-    async def _send(self, committed: Commitment) -> PaidAnswer:
+    async def _send(self, committed: Payment) -> PaidAnswer:
+        reached("reserve.after")
         deal = committed.deal
+        deal.purchase.payment_id = committed.id
         if deal.purchase.gone:
             raise NotSent("the program hung up")
-        return await deal.purchase.attempt(
-            payment_header(
-                deal.challenge,
-                deal.offer,
-                committed.authorization.payload,
-                payment_id=f"pay_{committed.id.hex}",
-            )
-        )
+        return await deal.purchase.attempt(committed.header)
 
     async def _take_back(self, committed: Commitment, why: str) -> Problem:
         """No byte left: the one case in which money is freed without asking the chain."""
         deal = committed.deal
         self._chains[deal.offer.network].discard(committed.authorization)
+        self._counts.payments.add("released", "never_sent")
         await self._ledger.release(committed.id, "never_sent")
         if deal.purchase.gone:
             deal.purchase.ticket.neutral()
@@ -315,24 +349,44 @@ class Exchange:
         deal.purchase.ticket.failure(why)
         return refusals.not_sent(committed.id, deal.provider, why)
 
-    async def _doubt(self, committed: Commitment, code: str, why: str, reason: str = "") -> Problem:
+    async def _in_vain(self, encore: Encore, code: str, why: str, reason: str = "") -> Problem:
+        """The same bytes were sent again, and nothing is known that was not known before."""
+        deal = encore.deal
+        # A provider that refuses what it has settled already is no worse for it.
+        deal.purchase.ticket.neutral()
+        self._counts.payments.add("in_doubt", code)
+        last = encore.landed and code == "asked_again"
+        await self._again.ended(encore, success=False, code=code, why=reason or why, last=last)
+        if encore.landed:
+            return refusals.already_paid(encore.id, deal.provider)
+        return refusals.asked_again_in_vain(encore.id, deal.provider, why, reason)
+
+    async def _doubt(self, committed: Payment, code: str, why: str, reason: str = "") -> Problem:
         """`code` is ours, `reason` the seller's."""
         deal = committed.deal
+        if isinstance(committed, Encore):
+            return await self._in_vain(committed, code, why, reason)
         deal.purchase.ticket.failure(why)
-        await self._ledger.doubt(committed.id, code, detail=reason or why)
+        self._counts.payments.add("in_doubt", code)
+        if not await self._ledger.doubt(committed.id, code, detail=reason or why):
+            await self._again.unwritten(deal.meeting, committed.id)
         return refusals.in_doubt(committed.id, deal.provider, deal.offer.price, why, reason)
 
     async def _asked_again(
-        self, committed: Commitment, answer: PaidAnswer, outcome: Outcome
+        self, committed: Payment, answer: PaidAnswer, outcome: Outcome
     ) -> Problem:
         answer.close()
         provider = committed.deal.provider
+        if isinstance(committed, Encore):
+            return await self._in_vain(
+                committed, "asked_again", "it answered 402 again", outcome.reason
+            )
         if outcome.wants_no_memo:
             self._memo_less[provider] = True
         code = MEMO_REFUSED if outcome.wants_no_memo else "asked_again"
         return await self._doubt(committed, code, "it answered 402 again", outcome.reason)
 
-    async def _unsettled(self, committed: Commitment, answer: PaidAnswer, outcome: Outcome) -> Paid:
+    async def _unsettled(self, committed: Payment, answer: PaidAnswer, outcome: Outcome) -> Paid:
         """An answer that is no 402 and claims no settlement, mostly an error of the provider. The
         program gets it, and is told that the money is held."""
         ticket = committed.deal.purchase.ticket
@@ -340,18 +394,28 @@ class Exchange:
             ticket.failure(f"answered {answer.status} to a paid request", status=answer.status)
         else:
             ticket.neutral()
-        await self._ledger.doubt(
-            committed.id, "not_settled", detail=outcome.reason, http_status=answer.status
-        )
-        headers = [*_payment_headers(committed, outcome), (b"Autopay-State", b"in_doubt")]
+        self._counts.payments.add("in_doubt", "not_settled")
+        state = b"in_doubt"
+        if isinstance(committed, Encore):
+            await self._again.ended(
+                committed, success=False, code="not_settled", why=outcome.reason
+            )
+            state = b"paid" if committed.landed else state
+        else:
+            written = await self._ledger.doubt(
+                committed.id, "not_settled", detail=outcome.reason, http_status=answer.status
+            )
+            if not written:
+                await self._again.unwritten(committed.deal.meeting, committed.id)
+        headers = [*_payment_headers(committed, outcome), (b"Autopay-State", state)]
 
         async def finish(delivery: Delivery) -> None:
-            await self._ledger.deliver(self._row(committed, outcome, delivery))
+            await self._ledger.deliver(self._delivered(committed, outcome, delivery))
 
         return Paid(answer, headers, finish)
 
     def _paid(
-        self, committed: Commitment, answer: PaidAnswer, outcome: Outcome, latency_ms: int
+        self, committed: Payment, answer: PaidAnswer, outcome: Outcome, latency_ms: int
     ) -> Paid:
         """Settled, or served: booked at once, while the body is still on its way. What is settled
         is said, whatever the status code."""
@@ -361,37 +425,40 @@ class Exchange:
             ticket.success(latency_ms=latency_ms, status=answer.status)
         else:
             ticket.failure(f"took a payment and answered {answer.status}", status=answer.status)
-        receipt = _receipt(answer.status, outcome, latency_ms)
-        settled = asyncio.ensure_future(self._ledger.settle(committed.id, receipt))
+        deal = committed.deal
+        self._counts.paid(
+            deal.meeting.agent.name, deal.provider, deal.offer.asset.symbol, deal.offer.price
+        )
+        booked = receipt(answer.status, outcome, latency_ms)
+
+        async def book() -> bool:
+            written = await self._ledger.settle(committed.id, booked)
+            if isinstance(committed, Encore):  # not before: others would find it in doubt
+                await self._again.ended(committed, success=True)
+            return written
+
+        settled = asyncio.ensure_future(book())
 
         async def finish(delivery: Delivery) -> None:
-            await settled
-            await self._ledger.deliver(self._row(committed, outcome, delivery))
+            if not await settled and not delivery.complete:
+                await self._again.unwritten(deal.meeting, committed.id)
+            reached("settle.after")
+            await self._ledger.deliver(self._delivered(committed, outcome, delivery))
 
         headers = [*_payment_headers(committed, outcome), (b"Autopay-State", b"paid")]
-        return Paid(answer, headers, finish)
-
-    def _row(self, committed: Commitment, outcome: Outcome, delivery: Delivery) -> DeliveryRow:
-        deal = committed.deal
-        paid = outcome.fate is Fate.PAID
-        good = paid and delivery.status < 400 and delivery.complete
-        return DeliveryRow(
-            provider=deal.provider,
-            url=shown_url(deal.purchase.url),
-            method=deal.purchase.method,
-            status=delivery.status,
-            response_hash=delivery.sha256,
-            latency_ms=delivery.first_byte_ms,
-            success=good,
-            schema_ok=good,  # no expectation is configured yet: what arrived whole passes
-            score=self._providers.score(deal.provider),
-            payment_id=committed.id,
-            agent_id=deal.agent.id,
-            amount=deal.offer.amount if paid else 0,
-            transaction=outcome.settlement.transaction if outcome.settlement else "",
-            pay_to=deal.offer.pay_to,
-            error=delivery.error or ("" if good else outcome.reason or f"status {delivery.status}"),
+        terms, meeting = self._again.terms, deal.meeting
+        keep = Keep(
+            terms.keep_bytes,
+            terms.keep_seconds,
+            always=deal.purchase.idempotency_key is not None or terms.share_identical,
+            save=partial(self._again.keep, meeting, committed.id),
         )
+        return Paid(answer, headers, finish, keep)
+
+    def _delivered(self, committed: Payment, outcome: Outcome, delivery: Delivery) -> DeliveryRow:
+        deal = committed.deal
+        score = self._providers.score(deal.provider)
+        return deal.meeting.delivery(committed.id, deal.offer, outcome, delivery, score)
 
 
 def _ask(purchase: Purchase, offer: Offer) -> Ask:
@@ -409,34 +476,16 @@ def _ask(purchase: Purchase, offer: Offer) -> Ask:
     )
 
 
-def _receipt(status: int, outcome: Outcome, latency_ms: int) -> SettledReceipt:
-    settlement = outcome.settlement
-    if settlement is None:
-        return SettledReceipt(
-            claimed=False, http_status=status, success=status < 400, latency_ms=latency_ms
-        )
-    return SettledReceipt(
-        claimed=True,
-        http_status=status,
-        success=status < 400,
-        latency_ms=latency_ms,
-        transaction=settlement.transaction,
-        payer=settlement.payer,
-        network=settlement.network,
-        amount=settlement.amount,
-        response_header=settlement.raw,
-        error=settlement.error_reason,
-    )
-
-
-def _payment_headers(committed: Commitment, outcome: Outcome) -> list[tuple[bytes, bytes]]:
+def _payment_headers(committed: Payment, outcome: Outcome) -> list[tuple[bytes, bytes]]:
     """What the program may read about the payment: our own words, or a transaction's shape."""
     offer = committed.deal.offer
     headers = [
         (b"Autopay-Payment", str(committed.id).encode()),
         (b"Autopay-Amount", f"{offer.asset.format(offer.amount)} {offer.asset.symbol}".encode()),
-        (b"Autopay-Remaining", f"{format_usd(committed.reserved.remaining)} USD".encode()),
     ]
+    if isinstance(committed, Commitment):
+        remaining = format_usd(committed.reserved.remaining)
+        headers.append((b"Autopay-Remaining", f"{remaining} USD".encode()))
     transaction = outcome.settlement.transaction if outcome.settlement else ""
     if transaction.isalnum() and transaction.isascii():
         headers.append((b"Autopay-Transaction", transaction.encode()))

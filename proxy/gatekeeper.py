@@ -8,14 +8,17 @@ from typing import Any
 
 from policies import PolicyError, parse_target
 from proxy import refusals
+from proxy.capture import Capture
 from proxy.exchange import Exchange
-from proxy.ledger import Agent, DecisionRow, Directory, Ledger
+from proxy.ledger import Agent, DecisionRow, Directory, Ledger, Retry
+from proxy.metrics import Counts
 from proxy.providers import BreakerOpen, Providers
 from proxy.urls import shown_url
 from proxy.wire.egress import Leave
 from proxy.wire.gate import Agent as Asker
-from proxy.wire.gate import PaymentRequired, Purchase, Reply, Ticket, TurnedAway
+from proxy.wire.gate import PaymentRequired, Purchase, Reply, RetryNote, Ticket, TurnedAway
 from proxy.wire.origin import Origin
+from proxy.wire.tap import Tap
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,20 @@ class Gatekeeper:
     """Who is this, may they go there now, and what of this 402."""
 
     def __init__(
-        self, directory: Directory, providers: Providers, ledger: Ledger, exchange: Exchange
+        self,
+        directory: Directory,
+        providers: Providers,
+        ledger: Ledger,
+        exchange: Exchange,
+        counts: Counts,
+        capture: Capture,
     ) -> None:
         self._directory = directory
         self._providers = providers
         self._ledger = ledger
         self._exchange = exchange
+        self._counts = counts
+        self._capture = capture
         self._rows: set[asyncio.Task[bool]] = set()
 
     def by_credentials(self, name: str, token: str) -> Agent | None:
@@ -53,6 +64,7 @@ class Gatekeeper:
 
     def turned_away(self, what: TurnedAway) -> None:
         assert isinstance(what.agent, Agent)
+        self._counts.decisions.add("deny", what.code)
         if len(self._rows) >= MOST_ROWS_UNDER_WAY:
             # A program that is refused in a loop is faster than the database.
             log.error("%s was turned away from %s: %s", what.agent.name, what.url[:200], what.code)
@@ -71,12 +83,41 @@ class Gatekeeper:
 
     def certificate_rejected(self, agent: Asker, origin: Origin, why: str, seconds: float) -> None:
         assert isinstance(agent, Agent)
+        self._counts.rejections.add(agent.name, origin.host)
         self._note(self._ledger.note_rejection(agent.id, origin.host, why, seconds))
 
     def _note(self, write: Coroutine[Any, Any, bool]) -> None:
         task = asyncio.get_running_loop().create_task(write)
         self._rows.add(task)
         task.add_done_callback(self._rows.discard)
+
+    def tap(
+        self, agent: Asker, method: str, origin: Origin, target: bytes, mount: str | None
+    ) -> Tap | None:
+        assert isinstance(agent, Agent)
+        return self._capture.tap(agent, method, origin, target, mount)
+
+    def retried(self, purchase: Purchase, note: RetryNote) -> None:
+        log.warning(
+            "attempt %d to reach %s with a payment, after %.2f s: %s",
+            note.number,
+            purchase.origin.key,
+            note.delay_seconds,
+            "connected" if note.ok else note.error,
+        )
+        if purchase.payment_id is not None:
+            self._note(
+                self._ledger.note_retry(
+                    Retry(
+                        payment_id=purchase.payment_id,
+                        attempt=note.number,
+                        delay=note.delay_seconds,
+                        success=note.ok,
+                        error_class="" if note.ok else "connect_failed",
+                        error=note.error,
+                    )
+                )
+            )
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         # Who is bound to a session has its budget, and cannot leave it by naming another.

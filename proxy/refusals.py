@@ -20,8 +20,21 @@ _OVER = {
     " USD of {limit} USD are spent and {held} USD are held by payments under way.",
     "over_per_call_limit": "The price is {asked} USD; this agent may pay at most {limit} USD per"
     " call.",
+    "over_trace_limit": "The price of {asked} USD does not fit into the trace's budget: {spent} USD"
+    " of {limit} USD are spent and {held} USD are held by payments under way.",
+    "over_agent_provider_limit": "The price of {asked} USD does not fit into what this agent may"
+    " spend with this provider today: {spent} USD of {limit} USD are spent and {held} USD are"
+    " held.",
+    "over_provider_limit": "The price of {asked} USD does not fit into what may be spent with this"
+    " provider today, by all agents together: {spent} USD of {limit} USD are spent and {held} USD"
+    " are held.",
+    "over_wallet_limit": "The price of {asked} USD does not fit into what this wallet may spend"
+    " today: {spent} USD of {limit} USD are spent and {held} USD are held.",
+    "over_fleet_limit": "The price of {asked} USD does not fit into what all agents together may"
+    " spend today: {spent} USD of {limit} USD are spent and {held} USD are held.",
     "frozen": "This agent's spending is frozen.",
     "unknown_agent": "This agent was removed.",
+    "spending_halted": "All spending is halted.",
 }
 
 
@@ -125,9 +138,73 @@ def in_doubt(payment_id: UUID, provider: str, price: int, why: str, reason: str)
         502,
         "payment_in_doubt",
         f"A payment of {format_usd(price)} USD left for {provider} and its fate is unknown: {why}."
-        " The amount stays held against the budget until the chain tells. Asking again would be a"
-        " new payment.",
+        " The amount stays held against the budget until the chain tells. The same request"
+        " is not paid for again before that.",
         extra,
+    )
+
+
+def still_in_doubt(payment_id: UUID, provider: str) -> Problem:
+    """The same request was paid for before, and what became of that is not known."""
+    return Problem(
+        409,
+        "payment_in_doubt",
+        f"A payment for this very request left for {provider} before, and its fate is unknown."
+        " Nothing was signed or sent this time. Ask again once the chain has told: the money is"
+        " then spent with a receipt, or free again.",
+        {"provider": provider, "payment": str(payment_id)},
+        ((b"Retry-After", b"10"),),
+    )
+
+
+def request_in_progress(payment_id: UUID, provider: str) -> Problem:
+    """The same request is being paid for, and its answer has not come in the time we wait."""
+    return Problem(
+        409,
+        "request_in_progress",
+        f"The same request is under way to {provider}, with a payment. Nothing was signed or sent"
+        " for this one. Ask again: its answer is kept.",
+        {"provider": provider, "payment": str(payment_id)},
+        ((b"Retry-After", b"5"),),
+    )
+
+
+def idempotency_key_reused(payment_id: UUID) -> Problem:
+    """One key, two requests. A body that could not be kept whole is equal to none."""
+    return Problem(
+        422,
+        "idempotency_key_reused",
+        "This Idempotency-Key was given to another request (method, URL or body), which was paid"
+        " for. Nothing was paid for this one. Give each request a key of its own.",
+        {"payment": str(payment_id)},
+    )
+
+
+def already_paid(payment_id: UUID, provider: str) -> Problem:
+    """Paid for, and there is no answer to give."""
+    return Problem(
+        409,
+        "already_paid",
+        f"This request was paid for before, and the answer of {provider} was lost or could not be"
+        " kept. Nothing was paid this time, nor will be under the same Idempotency-Key; as a new"
+        " request, it is paid for anew. `autopay show` tells of the payment.",
+        {"provider": provider, "payment": str(payment_id)},
+    )
+
+
+def asked_again_in_vain(payment_id: UUID, provider: str, why: str, reason: str) -> Problem:
+    """The same payment was sent once more, and its fate is as unknown as before."""
+    extra: dict[str, Any] = {"provider": provider, "payment": str(payment_id)}
+    if _CODE.fullmatch(reason):
+        extra["reason"] = reason
+    return Problem(
+        502,
+        "payment_in_doubt",
+        f"The payment for this very request, which had left for {provider} before, was sent once"
+        f" more, the same bytes, and its fate is still unknown: {why}. Nothing was signed anew, and"
+        " it can move money once at most. It stays held until the chain tells.",
+        extra,
+        ((b"Retry-After", b"10"),),
     )
 
 

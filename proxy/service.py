@@ -2,27 +2,45 @@
 
 import logging
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
-from proxy.authority import Authority, Leaves
+from proxy.admin import Keys, Listener, Parts, all_routes, application
+from proxy.again import Again, Terms
+from proxy.authority import AuthorityFile, Leaves
+from proxy.balances import BalanceWatch
+from proxy.capture import Capture, StoreRule
 from proxy.chains import Chain
 from proxy.chains.solana import SolanaChain, Wallet
+from proxy.entries import INSTANCE
 from proxy.exchange import Exchange
 from proxy.gatekeeper import Gatekeeper
-from proxy.ledger import Directory, Ledger, history
+from proxy.ledger import Database, Directory, Ledger, history
 from proxy.ledger.address import tcp_addresses
-from proxy.paths import ca_directory
+from proxy.ledger.agent_keys import AgentCipher
+from proxy.ledger.kept import KeptAnswers
+from proxy.ledger.presence import Presence
+from proxy.ledger.roles import ADMIN, instead_of
+from proxy.metrics import Counts
+from proxy.paths import PathError, ca_directory
 from proxy.providers import Providers
-from proxy.settings import Settings
+from proxy.receipts.keys import KEY_NAME, ReceiptKey
+from proxy.receipts.signer import ReceiptSigner
+from proxy.reconciler import Reconciler
+from proxy.reconciler.books import Account
+from proxy.settings import NETWORK_IDS, Settings
 from proxy.store import Store, open_store
+from proxy.upkeep import Keeper
 from proxy.wire.chain import Chain as ProxyChain
 from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.plane import DataPlane
 from proxy.wire.routes import ForwardRouter, MountRouter, origin_of
+from proxy.x402.assets import ASSETS
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
+ADMIN_CONNECTIONS = 4  # to the database, of the admin listener's own
 
 
 class Service:
@@ -32,10 +50,16 @@ class Service:
         self.settings = settings
         self.store: Store
         self.directory: Directory
+        self.reconciler: Reconciler
         self.ledger: Ledger
+        self.keeper: Keeper
+        self.capture: Capture
+        self.signer: ReceiptSigner | None = None
         self.chains: dict[str, Chain] = {}
+        self.counts = Counts()
         self.proxy_address = ("", 0)
         self.mounts_address = ("", 0)
+        self.admin_address = ("", 0)  # stays so where it is off
         self._running = AsyncExitStack()
 
     async def start(self) -> None:
@@ -43,9 +67,15 @@ class Service:
         settings = self.settings
         async with AsyncExitStack() as stack:
             self.store = await stack.enter_async_context(open_store(settings))
-            directory = self.directory = Directory(self.store.dsn)
+            directory = self.directory = Directory(
+                self.store.dsn, self.store.vault, role=self.store.role
+            )
             await directory.start()
             stack.push_async_callback(directory.close)
+            self.keeper = self._keeper()
+            await self.keeper.start()
+            stack.push_async_callback(self.keeper.close)
+            self._sign_receipts(stack)
             self.ledger = Ledger(self.store.database)
             stack.push_async_callback(self._settle_books)
             providers = Providers(
@@ -56,14 +86,26 @@ class Service:
             await providers.start()
             stack.push_async_callback(providers.close)
             await self._open_chains(stack)
+            presence = Presence(self.store.dsn, INSTANCE, role=self.store.role)
+            await presence.start()
+            stack.push_async_callback(presence.close)
+            cipher = AgentCipher(self.store.database, self.store.vault)
+            again = self._again(cipher)
+            again.start()
+            stack.push_async_callback(again.close)
             exchange = Exchange(
                 directory,
                 providers,
                 self.ledger,
                 self.chains,
+                self.counts,
+                cipher,
+                again,
                 memo_less=await self._memo_less(),
             )
-            gate = Gatekeeper(directory, providers, self.ledger, exchange)
+            capture = self.capture = self._capture()
+            stack.push_async_callback(capture.close, FLUSH_SECONDS)
+            gate = Gatekeeper(directory, providers, self.ledger, exchange, self.counts, capture)
             plane = DataPlane(
                 gate,
                 self._limits(),
@@ -73,6 +115,7 @@ class Service:
             )
             stack.push_async_callback(plane.close)
             self._intercept(plane, stack)
+            await self._open_admin(plane, providers, stack)
             upstreams = {name: p.upstream for name, p in settings.providers.items()}
             listen = settings.listen
             self.proxy_address = await plane.listen(
@@ -87,16 +130,41 @@ class Service:
         """Finish what is under way, write what must be written, let go of everything."""
         await self._running.aclose()
 
+    def _sign_receipts(self, stack: AsyncExitStack) -> None:
+        path = self.settings.data_dir / KEY_NAME
+        try:
+            key = ReceiptKey.load_or_make(path)
+        except (PathError, OSError) as error:
+            log.warning("receipts are not signed, there can be no key in %s: %s", path, error)
+            return
+        signer = self.signer = ReceiptSigner(self.store.database, key)
+        signer.start()
+        stack.push_async_callback(signer.close)
+
     async def _open_chains(self, stack: AsyncExitStack) -> None:
         path = self.settings.wallet_path
         wallet = Wallet.load(path) if path.exists() else None
         if wallet is None:
             log.warning("there is no wallet at %s: nothing can be paid (`autopay init`)", path)
+        chains = []
         for network, rpc_url in self.settings.rpc_urls.items():
             chain = SolanaChain(network, wallet, rpc_url)
             await chain.start()
             stack.push_async_callback(chain.close)
             self.chains[network] = chain
+            chains.append(chain)
+        balances = BalanceWatch(
+            self.store.database,
+            chains,
+            threshold=self.settings.wallet.low_balance,
+            interval=self.settings.wallet.check_seconds,
+        )
+        balances.start()
+        stack.push_async_callback(balances.close)
+        self.reconciler = reconciler_of(self.settings, self.store, wallet)
+        if self.settings.reconciler.enabled:
+            await self.reconciler.start()
+        stack.push_async_callback(self.reconciler.close)
 
     def _intercept(self, plane: DataPlane, stack: AsyncExitStack) -> None:
         directory = ca_directory(self.settings.data_dir)
@@ -107,7 +175,8 @@ class Service:
                 directory,
             )
             return
-        leaves = Leaves(Authority.load(directory))
+        file = AuthorityFile(directory)
+        leaves = Leaves(file.current(), newest=file.current)
         stack.callback(leaves.close)
         rules = self.settings.intercept
         plane.intercept(
@@ -120,6 +189,75 @@ class Service:
                 reject_seconds=rules.reject_seconds,
             ),
         )
+
+    def _again(self, cipher: AgentCipher) -> Again:
+        paid = self.settings.paid
+        terms = Terms(
+            keep_bytes=paid.keep_bytes,
+            keep_seconds=paid.keep_seconds,
+            keep_answers=paid.keep_answers,
+            idempotency_seconds=paid.idempotency_seconds,
+            wait=paid.wait,
+            share_identical=paid.share_identical,
+        )
+        kept = KeptAnswers(self.store.database, cipher, most=terms.keep_answers)
+        return Again(self.ledger, kept, self.chains, self.counts, terms)
+
+    def _capture(self) -> Capture:
+        rules = {
+            name: StoreRule(provider.store_data, provider.store_request, provider.data_bytes)
+            for name, provider in self.settings.providers.items()
+            if provider.store_data or provider.store_request
+        }
+        origins = {origin_of(self.settings.providers[name].upstream): rules[name] for name in rules}
+        return Capture(self.store.database, rules, origins)
+
+    def _keeper(self) -> Keeper:
+        store, backup = self.store, self.settings.backup
+        return Keeper(
+            store.dsn,
+            owner_dsn=store.owner_dsn,
+            role=store.role,
+            retention_days=self.settings.database.retention_days,
+            backup_dir=backup.dir,
+            backup_hours=backup.every_hours,
+            backup_keep=backup.keep,
+            audit_every=timedelta(seconds=self.settings.audit.every_seconds),
+            audit_halts=self.settings.audit.halt,
+        )
+
+    async def _open_admin(
+        self, plane: DataPlane, providers: Providers, stack: AsyncExitStack
+    ) -> None:
+        """Before any program is served: nobody is ever taken there."""
+        address = self.settings.listen.admin
+        if address is None:
+            return
+        database = await Database.open(
+            self.store.dsn,
+            size=ADMIN_CONNECTIONS,
+            name="autopay admin",
+            role=instead_of(self.store.role, ADMIN),
+        )
+        stack.push_async_callback(database.close)
+        parts = Parts(
+            database,
+            self.ledger,
+            providers,
+            plane,
+            self.chains,
+            self.counts,
+            self.reconciler,
+            self.keeper,
+            self.directory,
+            self.capture,
+        )
+        keys = Keys(database)
+        routes = all_routes(parts, keys, open_metrics=self.settings.admin.open_metrics)
+        listener = await Listener.start(application(keys, routes), address.host, address.port)
+        stack.push_async_callback(listener.close)
+        plane.keep_from(listener.addresses)
+        self.admin_address = listener.addresses[0]
 
     def _chained_proxy(self) -> ProxyChain | None:
         url = self.settings.upstream_proxy
@@ -139,7 +277,11 @@ class Service:
         await self.ledger.close()
 
     def _limits(self) -> Limits:
-        sizes, seconds = self.settings.limits, self.settings.timeouts
+        sizes, seconds, retries = (
+            self.settings.limits,
+            self.settings.timeouts,
+            self.settings.retries,
+        )
         return Limits(
             header_bytes=sizes.header_bytes,
             challenge_bytes=sizes.challenge_bytes,
@@ -152,4 +294,29 @@ class Service:
             idle=seconds.idle,
             client_header=seconds.client_header,
             receipt_wait=seconds.receipt_wait,
+            retry_attempts=retries.attempts,
+            retry_backoff=retries.backoff,
         )
+
+
+def reconciler_of(settings: Settings, store: Store, wallet: Wallet | None) -> Reconciler:
+    """The reconciler of this database, not started. It needs no wallet for what was paid before."""
+    own = (
+        []
+        if wallet is None
+        else [
+            Account(asset.network, wallet.token_account(asset))
+            for asset in ASSETS
+            if asset.network in settings.rpc_urls
+        ]
+    )
+    return Reconciler(
+        store.dsn,
+        store.database,
+        {
+            NETWORK_IDS[alias]: [network.rpc_url, *network.verify_rpc_urls]
+            for alias, network in settings.networks.items()
+        },
+        own_accounts=own,
+        interval=settings.reconciler.interval,
+    )

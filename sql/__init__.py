@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 
+MANIFEST = "manifest.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -29,3 +31,13 @@ def migrations() -> list[Migration]:
         for entry in found
         for data in [entry.read_bytes()]
     ]
+
+
+def manifest() -> str:
+    """What all migrations together make of an empty database, as JSON."""
+    return (files(__name__) / MANIFEST).read_text(encoding="utf-8")
+
+
+def script(path: str) -> str:
+    """Another SQL file that ships with this program: `profiles/….sql` or `seeds/….sql`."""
+    return (files(__name__) / path).read_text(encoding="utf-8")

@@ -1,11 +1,13 @@
 """What every room's tests share: one PostgreSQL server a run, one database a test."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from proxy.ledger import migrate
+from proxy.vault import GivenKeys, Vault
 from tests.peers.postgres import cluster, drop_database, fresh_database
 
 
@@ -34,3 +36,9 @@ async def dsn(server: str, template: str) -> AsyncIterator[str]:
     dsn = await fresh_database(server, template)
     yield dsn
     await drop_database(server, dsn)
+
+
+@pytest.fixture
+def vault() -> Vault:
+    """With a secret key that is nobody else's."""
+    return Vault(GivenKeys(secrets.token_hex(32)))

@@ -5,6 +5,7 @@ from proxy.authority.ca import KEY_NAME, Authority, AuthorityError
 from proxy.authority.hints import PLATFORMS, install_hint, this_platform
 from proxy.authority.leaves import Leaves
 from proxy.authority.truststore import JAVA_PASSWORD, write_java_truststore
+from proxy.authority.watch import AuthorityFile
 
 __all__ = [
     "JAVA_PASSWORD",
@@ -12,6 +13,7 @@ __all__ = [
     "PLATFORMS",
     "Authority",
     "AuthorityError",
+    "AuthorityFile",
     "Leaves",
     "install_hint",
     "system_roots",

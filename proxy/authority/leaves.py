@@ -50,9 +50,18 @@ class Leaves:
     """
 
     def __init__(
-        self, authority: Authority, size: int = 1024, *, clock: Callable[[], float] = time.time
+        self,
+        authority: Authority,
+        size: int = 1024,
+        *,
+        newest: Callable[[], Authority] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`newest` says which authority to sign with from now on (see AuthorityFile); it is asked
+        before every answer, and what another one has signed is not given out any more."""
         self._authority = authority
+        self._newest = newest
+        self._generation = 0
         self._clock = clock
         # One key for all leaves of this process: whoever could read one in its memory could read
         # them all. It dies with the process.
@@ -64,8 +73,22 @@ class Leaves:
         # hold every handshake up.
         self._thread = ThreadPoolExecutor(1, "leaves")
 
+    @property
+    def generation(self) -> int:
+        """Goes up by one with every new authority."""
+        self._follow()
+        return self._generation
+
+    def _follow(self) -> None:
+        if self._newest is not None and (newest := self._newest()) is not self._authority:
+            self._authority = newest
+            self._generation += 1
+            self._minted.clear()
+            self._flights.clear()  # who waits for one of those gets it; nobody else does
+
     def cached(self, host: str) -> ssl.SSLContext | None:
-        """The context for `host` if there is one that is still good; never blocks."""
+        """The context for `host` if there is one that is still good; waits for nothing."""
+        self._follow()
         minted = self._minted.get(_key(host))
         if minted is None or minted.good_until <= self._clock():
             return None
@@ -89,22 +112,24 @@ class Leaves:
         if flight is None:
             subject = _subject(host)
             loop = asyncio.get_running_loop()
-            flight = loop.run_in_executor(self._thread, self._mint, subject)
+            flight = loop.run_in_executor(self._thread, self._mint, subject, self._authority)
             self._flights[key] = flight
             # Added before any waiter's: whoever resumes finds the leaf in the cache.
             flight.add_done_callback(partial(self._landed, key))
         return flight
 
     def _landed(self, key: str, flight: asyncio.Future[_Minted]) -> None:
-        del self._flights[key]
+        current = self._flights.get(key) is flight
+        if current:
+            del self._flights[key]
         # The exception is fetched here because all who waited may be gone.
-        if not flight.cancelled() and flight.exception() is None:
+        if not flight.cancelled() and flight.exception() is None and current:
             self._minted[key] = flight.result()
 
-    def _mint(self, subject: x509.DNSName | x509.IPAddress) -> _Minted:
+    def _mint(self, subject: x509.DNSName | x509.IPAddress, authority: Authority) -> _Minted:
         now = datetime.fromtimestamp(self._clock(), UTC)
         # A leaf must not outlive its issuer: strict clients look.
-        end = min(now + LIFETIME, self._authority.expires)
+        end = min(now + LIFETIME, authority.expires)
         if end <= now:
             raise AuthorityError(
                 f"the CA ended on {end:%Y-%m-%d}: run autopay ca rotate, and trust the new one"
@@ -113,7 +138,7 @@ class Leaves:
         # No common name is that long. A subject may be empty, if the name beside it is critical.
         named = len(text) <= _LONGEST_COMMON_NAME
         name = [x509.NameAttribute(NameOID.COMMON_NAME, text)] if named else []
-        certificate = self._authority.sign(
+        certificate = authority.sign(
             x509.CertificateBuilder()
             .subject_name(x509.Name(name))
             .public_key(self._key.public_key())
@@ -126,7 +151,7 @@ class Leaves:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         )
         # Near the CA's own end a new leaf would be no longer than this one.
-        renewal = end if end == self._authority.expires else end - RENEWED_BEFORE_END
+        renewal = end if end == authority.expires else end - RENEWED_BEFORE_END
         # The leaf alone: our CA is a root, which a client has or does not trust, so that sending
         # it would only add 330 bytes to each handshake.
         return _Minted(

@@ -75,5 +75,20 @@ class Chain(Protocol):
         blockhash are one and the same transaction.
         """
 
+    async def can_land(self, last_valid_block_height: int) -> bool:
+        """Whether a payment of that blockhash can still be brought on chain, with some blocks to
+        spare; by the height that our own RPC tells. Raises Unpayable."""
+
+    async def check(self) -> None:
+        """Raises Unpayable unless what the network must tell for a payment is at hand."""
+
+    @property
+    def rpc_calls(self) -> int:
+        """Requests made to the RPC so far."""
+
+    @property
+    def rpc_errors(self) -> int:
+        """How many of them failed."""
+
     def discard(self, authorization: Authorization) -> None:
         """Tell that this authorization was never sent and never will be."""

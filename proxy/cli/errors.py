@@ -10,7 +10,10 @@ from proxy.chains.solana.wallet import WalletError
 from proxy.ledger import LedgerError, LedgerUnavailable, MigrationError
 from proxy.paths import PathError
 from proxy.postgres import PostgresError
+from proxy.receipts.keys import ReceiptKeyError
 from proxy.settings import SettingsError
+from proxy.upkeep import UpkeepError
+from proxy.vault import VaultError
 
 
 class CommandError(Exception):
@@ -25,7 +28,10 @@ _ONE_LINE = (
     PathError,
     PolicyError,
     PostgresError,
+    ReceiptKeyError,
     Unpayable,
+    UpkeepError,
+    VaultError,
     WalletError,
 )
 

@@ -1,6 +1,11 @@
 """The options of every command that asks the books."""
 
 import argparse
+import re
+from datetime import timedelta
+
+_AGO = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 MOST = 1_000_000
 
@@ -20,3 +25,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
     return min(int(text), MOST)
+
+
+def ago(text: str) -> timedelta:
+    """ "30m", "24h" or "7d". Raises ArgumentTypeError, which argparse shows."""
+    match = _AGO.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 30m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

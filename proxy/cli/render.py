@@ -3,12 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from policies import format_usd
+from proxy.records import as_fields, plain
 
 
 def say(text: str = "") -> None:
@@ -54,25 +53,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def json_line(record: Any, *, money: Sequence[str] = ()) -> str:
-    """A dataclass as one line of JSON. The fields of `money`, in micro-USD, become exact dollars:
-    `price` 1000 is written `"price_usd": "0.001"`."""
-    fields: dict[str, Any] = {}
-    for name, value in asdict(record).items():
-        if name in money:
-            fields[f"{name}_usd"] = None if value is None else format_usd(value)
-        else:
-            fields[name] = value
-    return json.dumps(fields, default=_plain)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} in an answer")
+    """A dataclass as one line of JSON; see `as_fields`."""
+    return json.dumps(as_fields(record, money=money), default=plain)
 
 
 def _harmless(text: str) -> str:

@@ -14,6 +14,7 @@ from proxy.authority import Authority
 from proxy.chains.solana import Wallet
 from proxy.demo.narrator import Narrator
 from proxy.ledger import Database, agents
+from proxy.ledger.roles import ADMIN
 from proxy.localnet import Localnet
 from proxy.paths import ca_directory
 from proxy.service import Service
@@ -64,7 +65,9 @@ async def _set_up(stack: AsyncExitStack, narrator: Narrator) -> Stage:
     stack.callback(shutil.rmtree, directory)
     with narrator.waiting("Starting PostgreSQL"):
         store = await stack.enter_async_context(
-            open_store(Settings.model_validate({"data_dir": directory}), name="autopay demo")
+            open_store(
+                Settings.model_validate({"data_dir": directory}), name="autopay demo", role=ADMIN
+            )
         )
     with narrator.waiting("Starting a Solana network, a facilitator and an API that sells"):
         net = await stack.enter_async_context(Localnet())
@@ -73,7 +76,7 @@ async def _set_up(stack: AsyncExitStack, narrator: Narrator) -> Stage:
         net.fund(wallet.address, usdc=FUNDS, cash=FUNDS)
     with narrator.waiting("Starting autopay"):
         policy = Policy(AGENT, allowed_targets=("127.0.0.0/8",))  # where the demo's API is
-        token = (await agents.add(store.database, AGENT, policy, by="autopay demo")).token
+        new = await agents.add(store.database, store.vault, AGENT, policy, by="autopay demo")
         config = directory / "autopay.toml"
         config.write_text(_settings(directory, net, _free_ports(2)))
         # Of the file alone: what the user's environment sets is not for the demo.
@@ -86,7 +89,7 @@ async def _set_up(stack: AsyncExitStack, narrator: Narrator) -> Stage:
         wallet=wallet,
         database=store.database,
         policy=policy,
-        token=token,
+        token=new.token,
         proxy=str(service.settings.listen.proxy),
         mounts=str(service.settings.listen.mounts),
     )
@@ -100,6 +103,7 @@ data_dir = {json.dumps(str(directory))}
 [listen]
 proxy = "127.0.0.1:{ports[0]}"
 mounts = "127.0.0.1:{ports[1]}"
+admin = "off"
 
 # Both are the local network: it has the mints of both.
 [networks.devnet]

@@ -27,7 +27,8 @@ async def running(
     if await takes(listener, agent, token):
         yield listener
         return
-    free = settings.model_copy(update={"listen": Listen(proxy=_ANY_PORT, mounts=_ANY_PORT)})
+    listen = Listen(proxy=_ANY_PORT, mounts=_ANY_PORT, admin=None)
+    free = settings.model_copy(update={"listen": listen})
     service = Service(free)
     await service.start()
     try:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from policies import Policy, format_usd
-from proxy.ledger import Agent, Database, agents, sessions
+from policies import format_usd
+from proxy.ledger import Agent, agents, sessions
 from proxy.ledger.agents import AgentError, NewAgent
 from proxy.ledger.sessions import Spending
 from proxy.settings import Settings
+from proxy.store import Store
 
 DEFAULT_AGENT = "run"
 MOST_NAMES = 3
@@ -30,7 +31,7 @@ class Lease:
 
 @asynccontextmanager
 async def lease(
-    database: Database,
+    store: Store,
     settings: Settings,
     agent: str = DEFAULT_AGENT,
     *,
@@ -42,8 +43,9 @@ async def lease(
     It is bound to a session: `session`, else a new one. `budget`, in micro-USD, is what that
     session may spend in all; the ledger refuses more, whatever the program does. Raises AgentError.
     """
+    database = store.database
     since = await sessions.now(database)
-    new = await granted(database, settings, agent, session or f"run-{secrets.token_hex(6)}")
+    new = await granted(store, settings, agent, session or f"run-{secrets.token_hex(6)}")
     assert new.agent.session is not None
     try:
         if budget is not None:
@@ -53,26 +55,19 @@ async def lease(
         await agents.revoke_token(database, new.token)
 
 
-async def granted(
-    database: Database, settings: Settings, agent: str, session: str | None
-) -> NewAgent:
+async def granted(store: Store, settings: Settings, agent: str, session: str | None) -> NewAgent:
     """A new token of `agent`, which is made if there is none of that name. Raises AgentError."""
-    known = {info.agent.name for info in await agents.list_all(database) if info.is_active}
+    known = {info.agent.name for info in await agents.list_all(store.database) if info.is_active}
     if agent not in known:
-        policy = Policy(
-            agent,
-            per_call_limit=settings.policy.per_call,
-            daily_limit=settings.policy.daily,
-            session_limit=settings.policy.session,
-        )
+        policy = settings.policy.of(agent)
         try:
-            first = await agents.add(database, agent, policy, by=_BY)
+            first = await agents.add(store.database, store.vault, agent, policy, by=_BY)
         except AgentError as error:
             if "already" not in str(error):
                 raise  # else: another run has made it just now
         else:
-            await agents.revoke_token(database, first.token)
-    return await agents.issue_token(database, agent, session=session)
+            await agents.revoke_token(store.database, first.token)
+    return await agents.issue_token(store.database, store.vault, agent, session=session)
 
 
 def told(spending: Spending) -> str:

@@ -6,17 +6,23 @@ connections · `migrate.py` the schema.
 """
 
 from proxy.ledger.agents import Agent
-from proxy.ledger.database import Database, LedgerError, LedgerFault, LedgerUnavailable
+from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
+from proxy.ledger.errors import LedgerError, LedgerFault, LedgerUnavailable
 from proxy.ledger.ids import new_id
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.migrate import MigrationError, migrate
 from proxy.ledger.records import (
     DecisionRow,
     Delivery,
+    Left,
+    Met402,
+    Presented,
+    Prior,
     Refused,
     Reservation,
     Reserved,
+    Retry,
     SettledReceipt,
 )
 
@@ -30,10 +36,15 @@ __all__ = [
     "LedgerError",
     "LedgerFault",
     "LedgerUnavailable",
+    "Left",
+    "Met402",
     "MigrationError",
+    "Presented",
+    "Prior",
     "Refused",
     "Reservation",
     "Reserved",
+    "Retry",
     "SettledReceipt",
     "migrate",
     "new_id",

@@ -14,8 +14,11 @@ from uuid import UUID
 import asyncpg
 
 from policies import Policy, validated
-from proxy.ledger.database import Database, LedgerError
+from proxy.ledger import seals
+from proxy.ledger.database import Database
+from proxy.ledger.errors import LedgerError
 from proxy.ledger.ids import new_id
+from proxy.vault import Vault
 
 _Found = TypeVar("_Found")
 
@@ -24,17 +27,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # A removed agent of the same name comes back as itself: today's spending still counts.
 _ADD = """
 WITH agent AS (
-    INSERT INTO agents (id, name) VALUES ($1, $2)
-    ON CONFLICT (name) DO UPDATE SET is_active = true WHERE NOT agents.is_active
+    INSERT INTO agents (id, name, session_token_hash) VALUES ($1, $2, $5)
+    ON CONFLICT (name) DO UPDATE
+        SET is_active = true, session_token_hash = $5, capture_chat = false
+        WHERE NOT agents.is_active AND agents.id = $1
     RETURNING id
 ), token AS (
-    INSERT INTO agent_tokens (token_sha256, agent_id) SELECT $3, id FROM agent
+    INSERT INTO agent_tokens (token_sha256, agent_id, sealed) SELECT $3, id, $4 FROM agent
 ), policy AS (
     INSERT INTO agent_policies AS p (
         agent_id, frozen, per_call_limit_micros, daily_limit_micros, session_limit_micros,
         allowed_endpoints, allowed_pay_to, allowed_assets, allowed_networks,
-        allowed_targets, allowed_ports, updated_by)
-    SELECT id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 FROM agent
+        allowed_targets, allowed_ports, trace_limit_micros, updated_by)
+    SELECT id, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17 FROM agent
     ON CONFLICT (agent_id) DO UPDATE SET
         frozen = excluded.frozen,
         per_call_limit_micros = excluded.per_call_limit_micros,
@@ -46,13 +51,15 @@ WITH agent AS (
         allowed_networks = excluded.allowed_networks,
         allowed_targets = excluded.allowed_targets,
         allowed_ports = excluded.allowed_ports,
+        trace_limit_micros = excluded.trace_limit_micros,
         updated_by = excluded.updated_by
 )
 SELECT id FROM agent
 """
 _REMOVE = """
 WITH agent AS (
-    UPDATE agents SET is_active = false WHERE name = $1 AND is_active RETURNING id
+    UPDATE agents SET is_active = false, session_token_hash = NULL
+    WHERE name = $1 AND is_active RETURNING id
 ), revoked AS (
     UPDATE agent_tokens SET revoked_at = now()
     WHERE agent_id IN (SELECT id FROM agent) AND revoked_at IS NULL
@@ -61,18 +68,26 @@ SELECT id FROM agent
 """
 _ROTATE = """
 WITH agent AS (
-    SELECT id FROM agents WHERE name = $1 AND is_active
+    UPDATE agents SET session_token_hash = $4 WHERE id = $1 AND is_active RETURNING id
 ), revoked AS (
     UPDATE agent_tokens SET revoked_at = now()
     WHERE agent_id IN (SELECT id FROM agent) AND revoked_at IS NULL
 )
-INSERT INTO agent_tokens (token_sha256, agent_id) SELECT $2, id FROM agent RETURNING agent_id
-"""
-_ISSUE = """
-INSERT INTO agent_tokens (token_sha256, agent_id, session_id)
-SELECT $2, id, $3 FROM agents WHERE name = $1 AND is_active
+INSERT INTO agent_tokens (token_sha256, agent_id, sealed) SELECT $2, id, $3 FROM agent
 RETURNING agent_id
 """
+_ISSUE = """
+WITH agent AS (
+    UPDATE agents SET session_token_hash = $4 WHERE id = $1 AND is_active RETURNING id
+)
+INSERT INTO agent_tokens (token_sha256, agent_id, sealed, session_id)
+SELECT $2, id, $3, $5 FROM agent
+RETURNING agent_id
+"""
+# A token is sealed for its agent's id, so that is asked for first; the change itself is for that
+# id alone, and finds nothing to change if another was faster.
+_ID = "SELECT id FROM agents WHERE name = $1"
+_ACTIVE_ID = "SELECT id FROM agents WHERE name = $1 AND is_active"
 _REVOKE = """
 UPDATE agent_tokens SET revoked_at = now() WHERE token_sha256 = $1 AND revoked_at IS NULL
 """
@@ -80,7 +95,7 @@ _SET_POLICY = """
 UPDATE agent_policies SET
     frozen = $2, per_call_limit_micros = $3, daily_limit_micros = $4, session_limit_micros = $5,
     allowed_endpoints = $6, allowed_pay_to = $7, allowed_assets = $8, allowed_networks = $9,
-    allowed_targets = $10, allowed_ports = $11, updated_by = $12
+    allowed_targets = $10, allowed_ports = $11, trace_limit_micros = $12, updated_by = $13
 FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
 RETURNING version
 """
@@ -90,9 +105,14 @@ FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
 RETURNING version
 """
 _LIST = """
-SELECT a.id, a.name, a.is_active, a.created_at, p.*
+SELECT a.id, a.name, a.is_active, a.capture_chat, a.created_at, p.*
 FROM agents a JOIN agent_policies p ON p.agent_id = a.id
 ORDER BY a.name
+"""
+
+
+_CAPTURE = """
+UPDATE agents SET capture_chat = $2 WHERE name = $1 AND is_active RETURNING id
 """
 
 
@@ -105,12 +125,13 @@ class Agent:
     """Who spends. The name is for people and credentials; the books go by the id.
 
     `session`: the one that the token is bound to. What is done with it counts against that one,
-    whatever session the program names.
+    whatever session the program names. `capture_chat`: what it says to chat endpoints is kept.
     """
 
     id: UUID
     name: str
     session: str | None = None
+    capture_chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +153,22 @@ class NewAgent:
 
 
 async def add(
-    database: Database, name: str, policy: Policy | None = None, *, by: str = ""
+    database: Database, vault: Vault, name: str, policy: Policy | None = None, *, by: str = ""
 ) -> NewAgent:
     """Makes an agent with a token, under `policy` or the default one.
 
     A removed agent of that name is brought back with its books. Raises AgentError if the name is
-    taken or no name, PolicyError if the policy cannot be meant.
+    taken or no name, PolicyError if the policy cannot be meant, VaultError if the token cannot be
+    sealed.
     """
     if _NAME.fullmatch(name) is None:
         raise AgentError(
             f"{name[:100]!r} cannot be an agent's name: use 1 to 100 letters, digits, . _ and -"
         )
-    token = _new_token()
-    agent_id: UUID | None = await database.fetchval(
-        _ADD, new_id(), name, token_hash(token), *_columns(policy or Policy(name)), by
-    )
-    if agent_id is None:
+    columns = _columns(policy or Policy(name))
+    agent_id: UUID = await database.fetchval(_ID, name) or new_id()
+    token, *sealed = await _new_token(database, vault, agent_id)
+    if await database.fetchval(_ADD, agent_id, name, *sealed, *columns, by) is None:
         raise AgentError(f"there is an agent {name!r} already")
     return NewAgent(Agent(agent_id, name), token)
 
@@ -157,19 +178,24 @@ async def remove(database: Database, name: str) -> None:
     _known(name, await database.fetchval(_REMOVE, name))
 
 
-async def rotate_token(database: Database, name: str) -> str:
-    """Revokes an agent's tokens and returns its new one. Raises AgentError if unknown."""
-    token = _new_token()
-    _known(name, await database.fetchval(_ROTATE, name, token_hash(token)))
+async def rotate_token(database: Database, vault: Vault, name: str) -> str:
+    """Revokes an agent's tokens and returns its new one. Raises AgentError if unknown, VaultError
+    if the token cannot be sealed."""
+    agent_id: UUID = _known(name, await database.fetchval(_ACTIVE_ID, name))
+    token, *sealed = await _new_token(database, vault, agent_id)
+    _known(name, await database.fetchval(_ROTATE, agent_id, *sealed))
     return token
 
 
-async def issue_token(database: Database, name: str, *, session: str | None = None) -> NewAgent:
+async def issue_token(
+    database: Database, vault: Vault, name: str, *, session: str | None = None
+) -> NewAgent:
     """One more token for an agent, bound to `session` if that is given; its others stay as they
-    are. Raises AgentError if the agent is unknown."""
-    token = _new_token()
-    found: UUID | None = await database.fetchval(_ISSUE, name, token_hash(token), session)
-    return NewAgent(Agent(_known(name, found), name, session), token)
+    are. Raises AgentError if the agent is unknown, VaultError if the token cannot be sealed."""
+    agent_id: UUID = _known(name, await database.fetchval(_ACTIVE_ID, name))
+    token, *sealed = await _new_token(database, vault, agent_id, session)
+    _known(name, await database.fetchval(_ISSUE, agent_id, *sealed, session))
+    return NewAgent(Agent(agent_id, name, session), token)
 
 
 async def revoke_token(database: Database, token: str) -> None:
@@ -192,11 +218,16 @@ async def set_frozen(database: Database, name: str, frozen: bool, *, by: str = "
     return _known(name, version)
 
 
+async def set_capture_chat(database: Database, name: str, capture: bool) -> None:
+    """Whether to keep what an agent says to chat endpoints. Raises AgentError if unknown."""
+    _known(name, await database.fetchval(_CAPTURE, name, capture))
+
+
 async def list_all(database: Database) -> list[AgentInfo]:
     """Every agent, removed ones too, by name."""
     return [
         AgentInfo(
-            agent=Agent(row["id"], row["name"]),
+            agent=Agent(row["id"], row["name"], capture_chat=row["capture_chat"]),
             is_active=row["is_active"],
             created_at=row["created_at"],
             policy=policy_of(row),
@@ -218,6 +249,7 @@ def policy_of(row: asyncpg.Record) -> Policy:
         per_call_limit=row["per_call_limit_micros"],
         daily_limit=row["daily_limit_micros"],
         session_limit=row["session_limit_micros"],
+        trace_limit=row["trace_limit_micros"],
         allowed_endpoints=tuple(row["allowed_endpoints"]),
         allowed_pay_to=tuple(row["allowed_pay_to"]),
         allowed_assets=tuple(row["allowed_assets"]),
@@ -228,8 +260,19 @@ def policy_of(row: asyncpg.Record) -> Policy:
     )
 
 
-def _new_token() -> str:
-    return "ap_" + secrets.token_urlsafe(32)
+async def _new_token(
+    database: Database, vault: Vault, agent_id: UUID, session: str | None = None
+) -> tuple[str, bytes, bytes, bytes]:
+    """A token, its hash, and that sealed for the token's row and for its agent's."""
+    token = "ap_" + secrets.token_urlsafe(32)
+    hashed = token_hash(token)
+    keyring = await seals.sealing_keyring(database, vault)
+    return (
+        token,
+        hashed,
+        seals.seal_token(keyring, agent_id, session, hashed),
+        seals.seal_newest(keyring, agent_id, hashed),
+    )
 
 
 def _columns(policy: Policy) -> tuple[object, ...]:
@@ -245,6 +288,7 @@ def _columns(policy: Policy) -> tuple[object, ...]:
         list(checked.allowed_networks),
         list(checked.allowed_targets),
         list(checked.allowed_ports),
+        checked.trace_limit,
     )
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import asyncpg
 
+from proxy.ledger.errors import LedgerError, LedgerFault, LedgerUnavailable
+from proxy.ledger.roles import role_refused, startup
+
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
@@ -30,21 +33,9 @@ _UNREACHABLE = (
 )
 
 
-class LedgerError(Exception):
-    """Something about the ledger failed. `str()` is one clear line."""
-
-
-class LedgerUnavailable(LedgerError):
-    """PostgreSQL cannot be reached, or did not answer in time."""
-
-    def __init__(self, message: str, *, may_have_happened: bool) -> None:
-        super().__init__(message)
-        # False: the statement never left. True: it may be committed, its answer was lost.
-        self.may_have_happened = may_have_happened
-
-
-class LedgerFault(LedgerError):
-    """PostgreSQL refused the statement, and nothing changed: a rule of the schema, or our bug."""
+def is_server_trouble(sqlstate: str) -> bool:
+    """Whether this code tells about the server rather than about the statement."""
+    return sqlstate.startswith(_SERVER_TROUBLE)
 
 
 class _Connection(Connection):
@@ -74,10 +65,13 @@ class Database:
         size: int = 8,
         timeout: float = 5.0,  # noqa: ASYNC109 - it is kept, for every statement
         name: str = "autopay",
+        role: str = "",
     ) -> Self:
-        """Connects to `dsn`. Raises LedgerUnavailable if nobody answers within `timeout` seconds.
+        """Connects to `dsn`, to act as `role` ("": as the login itself).
 
-        `timeout` then bounds every statement, the wait for a free connection included.
+        Raises LedgerUnavailable if nobody answers within `timeout` seconds, RoleRefused if the
+        login may not act as `role`. `timeout` then bounds every statement, the wait for a free
+        connection included.
         """
         milliseconds = str(int(timeout * 1000))
         try:
@@ -96,6 +90,12 @@ class Database:
                         "statement_timeout": milliseconds,
                         "lock_timeout": milliseconds,
                         "timezone": "UTC",
+                        # Plans stay cached: one made while a partition was empty would read it
+                        # through when it has filled up. And what is answered from indexes is
+                        # never worth a compilation.
+                        "enable_seqscan": "off",
+                        "jit": "off",
+                        **startup(role),
                     },
                 )
         except (*_UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
@@ -105,6 +105,8 @@ class Database:
             await database.execute("SELECT 1")
         except LedgerUnavailable as error:
             pool.terminate()
+            if refused := role_refused(error.__cause__, dsn, role):
+                raise refused from error
             raise LedgerUnavailable(str(error), may_have_happened=False) from error
         return database
 
@@ -161,7 +163,7 @@ def _translated(error: BaseException, *, sent: bool) -> LedgerError | None:
     if isinstance(error, asyncpg.PostgresError):
         # Before a statement was sent, every "no" (password, database, too many clients) means the
         # same to us; after, it is the statement's fault unless the server has trouble of its own.
-        if sent and not str(error.sqlstate).startswith(_SERVER_TROUBLE):
+        if sent and not is_server_trouble(str(error.sqlstate)):
             return LedgerFault(_line(error))
     elif isinstance(error, ValueError):  # from asyncpg: an argument it cannot encode, or the DSN
         if sent:

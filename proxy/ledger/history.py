@@ -2,27 +2,35 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import ClassVar
 from uuid import UUID
 
+import asyncpg
+
+from proxy.ledger.asking import OF_AGENT, Where
 from proxy.ledger.database import Database
 
-_RECEIPTS = """
+RECEIPTS = """
 SELECT l.id, a.name AS agent, l.method, l.endpoint, l.amount, l.symbol, l.network, l.pay_to,
        l.amount_micros AS price, coalesce(l.tx_hash, l.settle_tx_hash, '') AS transaction,
        l.success, l.http_status, l.latency_ms, l.session_id, l.trace_id, l.created_at
 FROM x402_payment_logs l JOIN agents a ON a.id = l.agent_id
-WHERE ($1::text IS NULL OR a.name = $1)
-ORDER BY l.created_at DESC, l.id DESC LIMIT $2
 """
-_DECISIONS = """
+DECISIONS = """
 SELECT d.id, d.payment_id, coalesce(a.name, d.agent_id::text) AS agent, d.method, d.endpoint,
        d.decision, d.reason, d.detail, d.quoted_price_micros AS price, d.limit_micros AS limit,
        d.spent_today_micros AS spent_today, d.reserved_micros AS held_today,
        d.remaining_daily_micros AS remaining_today, d.policy_version, d.session_id, d.trace_id,
        d.created_at
 FROM policy_decision_logs d LEFT JOIN agents a ON a.id = d.agent_id
-WHERE ($1::text IS NULL OR a.name = $1)
-ORDER BY d.created_at DESC, d.id DESC LIMIT $2
+"""
+PAYMENTS = """
+SELECT p.id, a.name AS agent, p.status::text AS status, p.in_doubt_since IS NOT NULL
+           AND p.status IN ('INITIATED', 'SIGNED') AS in_doubt,
+       p.provider, p.method, p.endpoint, p.amount_atomic::text AS amount, p.symbol, p.network,
+       p.pay_to, p.price_micros AS price, coalesce(p.payment_hash, '') AS transaction,
+       p.doubt_reason, p.release_reason, p.session_id, p.trace_id, p.created_at, p.settled_at
+FROM payments p JOIN agents a ON a.id = p.agent_id
 """
 _TODAY = """
 SELECT a.name AS agent, t.day, p.frozen, coalesce(c.spent_micros, 0) AS spent,
@@ -64,10 +72,16 @@ WHERE doubt_reason = $1 AND created_at > now() - interval '90 days'
 """
 
 
+Position = tuple[datetime, UUID]
+"""Where a record stands in a list of its kind: `created_at` and `id`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A settled payment; `amount` in atomic units, as text."""
+    """A settled payment; `amount` in atomic units, as text. `MONEY` names the fields in micro-USD,
+    here and below."""
 
+    MONEY: ClassVar = ("price",)
     id: UUID
     agent: str
     method: str
@@ -90,6 +104,7 @@ class Receipt:
 class Decision:
     """One allow or deny; the `_today` numbers are those after it."""
 
+    MONEY: ClassVar = ("price", "limit", "spent_today", "held_today", "remaining_today")
     id: UUID
     payment_id: UUID | None
     agent: str
@@ -110,9 +125,37 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment from its reservation on; `amount` in atomic units, as text. `in_doubt`: it left,
+    and what became of it is not known."""
+
+    MONEY: ClassVar = ("price",)
+    id: UUID
+    agent: str
+    status: str
+    in_doubt: bool
+    provider: str
+    method: str
+    endpoint: str
+    amount: str
+    symbol: str
+    network: str
+    pay_to: str
+    price: int
+    transaction: str
+    doubt_reason: str | None
+    release_reason: str | None
+    session_id: str | None
+    trace_id: str | None
+    created_at: datetime
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Today:
     """An agent's UTC day so far."""
 
+    MONEY: ClassVar = ("spent", "held", "limit", "remaining")
     agent: str
     day: date
     frozen: bool
@@ -157,16 +200,28 @@ class Rejection:
     left_until: datetime
 
 
-async def receipts(database: Database, agent: str | None = None, limit: int = 50) -> list[Receipt]:
-    """The newest receipts, of one agent or of all."""
-    return [Receipt(**dict(row)) for row in await database.fetch(_RECEIPTS, agent, limit)]
+async def receipts(
+    database: Database, agent: str | None = None, limit: int = 50, before: Position | None = None
+) -> list[Receipt]:
+    """The newest receipts, of one agent or of all; `before`: the newest behind that one."""
+    rows = await _newest(database, RECEIPTS, "l", agent, limit, before)
+    return [Receipt(**dict(row)) for row in rows]
 
 
 async def decisions(
-    database: Database, agent: str | None = None, limit: int = 50
+    database: Database, agent: str | None = None, limit: int = 50, before: Position | None = None
 ) -> list[Decision]:
-    """The newest decisions, of one agent or of all."""
-    return [Decision(**dict(row)) for row in await database.fetch(_DECISIONS, agent, limit)]
+    """The newest decisions; see `receipts`."""
+    rows = await _newest(database, DECISIONS, "d", agent, limit, before)
+    return [Decision(**dict(row)) for row in rows]
+
+
+async def payments(
+    database: Database, agent: str | None = None, limit: int = 50, before: Position | None = None
+) -> list[Payment]:
+    """The newest payments, whatever became of them; see `receipts`."""
+    rows = await _newest(database, PAYMENTS, "p", agent, limit, before)
+    return [Payment(**dict(row)) for row in rows]
 
 
 async def today(database: Database) -> list[Today]:
@@ -183,6 +238,20 @@ async def in_doubt(
     return [OpenPayment(**dict(row)) for row in rows]
 
 
+async def unverified(
+    database: Database, agent: str | None = None, limit: int = 100
+) -> list[Payment]:
+    """Payments that their provider says are settled and that were not yet seen finalized on the
+    chain; of one agent or of all, oldest first."""
+    where = Where(limit)
+    where.add(f"p.{OF_AGENT}", agent)
+    rows = await database.fetch(
+        f"{PAYMENTS} WHERE p.status = 'CONFIRMED' AND {where} ORDER BY p.created_at LIMIT $1",
+        *where.args,
+    )
+    return [Payment(**dict(row)) for row in rows]
+
+
 async def memo_less(database: Database) -> set[str]:
     """Providers (scheme://host:port) whose facilitators have refused a payment for its memo."""
     return {row["provider"] for row in await database.fetch(_MEMO_LESS, MEMO_REFUSED)}
@@ -191,3 +260,18 @@ async def memo_less(database: Database) -> set[str]:
 async def rejections(database: Database, limit: int = 50) -> list[Rejection]:
     """Hosts whose tunnels are left alone now because a program rejected our certificate."""
     return [Rejection(**dict(row)) for row in await database.fetch(_REJECTIONS, limit)]
+
+
+async def _newest(
+    database: Database,
+    select: str,
+    table: str,
+    agent: str | None,
+    limit: int,
+    before: Position | None,
+) -> list[asyncpg.Record]:
+    where = Where(limit)
+    where.add(f"{table}.{OF_AGENT}", agent)
+    where.behind(table, before)
+    order = f"{table}.created_at DESC, {table}.id DESC"
+    return await database.fetch(f"{select} WHERE {where} ORDER BY {order} LIMIT $1", *where.args)

@@ -1,50 +1,53 @@
 """The money moves of one payment: reserve, then settle, release or doubt; and the rows beside them.
 
-What must be atomic is in `sql/migrations/0004_money.sql`; here is what happens when the database
+What must be atomic is in `sql/migrations/0017_money.sql`; here is what happens when the database
 does not answer. A reservation fails at once and nothing is paid. Everything after it must be
 written, so it waits in the outbox for as long as it takes.
 """
 
 import asyncio
 import json
+import time
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 from policies import MAX_MICROS
-from proxy.ledger.database import Database, LedgerFault, LedgerUnavailable
+from proxy.crashpoints import reached
+from proxy.ledger.database import Database
+from proxy.ledger.errors import LedgerFault, LedgerUnavailable
+from proxy.ledger.lane import Lane
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.records import (
     DecisionRow,
     Delivery,
+    Left,
+    Met402,
+    Presented,
+    Prior,
     Refused,
     Reservation,
     Reserved,
+    Retry,
     SettledReceipt,
 )
+from proxy.metrics import Durations
 
-_RESERVE = """
-SELECT * FROM reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                      $18, $19, $20, $21, $22, $23, $24, $25, $26)
-"""
-_SETTLE = "SELECT settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-_RELEASE = "SELECT release($1, $2)"
-_DOUBT = "SELECT doubt($1, $2, $3, $4)"
-_NOTE_DENIAL = "SELECT note_denial($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-_DELIVER = """
-INSERT INTO x402_procurement_receipts (
-    id, payment_id, agent_id, intent, provider_id, url, method, status, paid_amount_atomic,
-    response_hash, latency_ms, success, schema_ok, score, tx_hash, pay_to, attempt, error)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-ON CONFLICT (id) DO NOTHING
-"""
 _NOTE_REJECTION = """
 INSERT INTO certificate_rejections AS r (agent_id, host, reason, left_until)
 VALUES ($1, $2, $3, now() + make_interval(secs => $4))
 ON CONFLICT (agent_id, host) DO UPDATE SET
     reason = excluded.reason, times = r.times + 1, last_seen = now(),
     left_until = excluded.left_until
+"""
+_PRIOR = "SELECT code, payment_id FROM prior_payment($1, $2, $3, $4, $5, $6)"
+_STATE = "SELECT answer_state(p, $2) FROM payments p WHERE p.id = $1"
+_LEFT = """
+SELECT id, status::text AS status, provider, network, asset, amount_atomic, pay_to, x402_version,
+       last_valid_block_height, payment_header, presented
+FROM payments WHERE id = $1
 """
 _MOST_MILLISECONDS = 2**31 - 1
 
@@ -54,7 +57,11 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lane = Lane(database)
         self._outbox = Outbox()
+        self.reserving = Durations()
+        self.settling = Durations()
+        """How long the answers of the database took, those that came."""
 
     async def reserve(self, reservation: Reservation) -> Reserved | Refused:
         """Holds the price in every budget or in none. Send the payment only after a `Reserved`.
@@ -63,35 +70,51 @@ class Ledger:
         be held after all, it is given back as soon as the database can be reached.
         """
         r = reservation
+        met = r.met
+        asked_at = time.perf_counter()
         try:
-            row = await self._database.fetchrow(
-                _RESERVE,
-                r.payment_id,
-                r.agent_id,
-                r.price,
-                r.amount,
-                _text(r.session_id, 256),
-                _text(r.trace_id, 256),
-                r.provider,
-                r.method,
-                _text(r.endpoint, 2048) or "",
-                r.request_body_sha256,
-                r.x402_version,
-                r.network,
-                r.asset,
-                r.symbol,
-                r.pay_to,
-                r.payer,
-                r.fee_payer,
-                r.source_account,
-                r.destination_account,
-                r.memo,
-                r.blockhash,
-                r.last_valid_block_height,
-                r.blockhash_slot,
-                r.client_signature,
-                r.message_sha256,
-                None if r.payload is None else json.dumps(dict(r.payload)),
+            row = await self._lane.move(
+                "reserve",
+                {
+                    "payment_id": str(r.payment_id),
+                    "agent_id": str(r.agent_id),
+                    "price_micros": r.price,
+                    "amount_atomic": r.amount,
+                    "session_id": _text(r.session_id, 256),
+                    "trace_id": _text(r.trace_id, 256),
+                    "tool_name": _text(r.tool_name, 256),
+                    "provider": r.provider,
+                    "method": r.method,
+                    "endpoint": _text(r.endpoint, 2048) or "",
+                    "url_sealed": _bytea(r.url_sealed),
+                    "request_key": _bytea(r.request_key),
+                    "request_body_sha256": _bytea(r.request_body_sha256),
+                    "idempotency_key": _bytea(r.idempotency_key),
+                    "key_seconds": r.key_seconds,
+                    "share": r.share,
+                    "payment_header": r.header,
+                    "identified": r.identified,
+                    "instance": None if r.instance is None else str(r.instance),
+                    **_met(met),
+                    "x402_version": r.x402_version,
+                    "network": r.network,
+                    "asset": r.asset,
+                    "symbol": r.symbol,
+                    "decimals": r.decimals,
+                    "pay_to": r.pay_to,
+                    "facilitator_url": _text(r.facilitator_url, 255),
+                    "payer": r.payer,
+                    "fee_payer": r.fee_payer,
+                    "source_account": r.source_account,
+                    "destination_account": r.destination_account,
+                    "memo": r.memo,
+                    "blockhash": r.blockhash,
+                    "last_valid_block_height": r.last_valid_block_height,
+                    "blockhash_slot": r.blockhash_slot,
+                    "client_signature": r.client_signature,
+                    "message_sha256": _bytea(r.message_sha256),
+                    "payment_payload": None if r.payload is None else dict(r.payload),
+                },
             )
         except LedgerUnavailable as error:
             if error.may_have_happened:
@@ -100,22 +123,24 @@ class Ledger:
         except asyncio.CancelledError:
             self._give_up(r.payment_id)
             raise
-        assert row is not None
+        self.reserving.add(time.perf_counter() - asked_at)
         if row["code"] != "ok":
+            resets_at, joined = row["resets_at"], row["joined"]
             return Refused(
                 code=row["code"],
                 limit=row["limit_micros"],
                 spent=row["spent_micros"],
                 held=row["held_micros"],
                 asked=r.price,
-                resets_at=row["resets_at"],
+                resets_at=None if resets_at is None else datetime.fromisoformat(resets_at),
+                joined=None if joined is None else UUID(joined),
             )
         return Reserved(
             remaining=row["remaining_micros"],
             spent=row["spent_micros"],
             held=row["held_micros"],
             limit=row["limit_micros"],
-            day=row["day"],
+            day=date.fromisoformat(row["day"]),
         )
 
     async def settle(self, payment_id: UUID, receipt: SettledReceipt) -> bool:
@@ -125,24 +150,24 @@ class Ledger:
         the payment was never reserved or is released: that is logged as an error). Waits for at
         most the database's timeout; a caller that waits less, or is cancelled, loses nothing.
         """
-        args = (
-            payment_id,
-            receipt.claimed,
-            _text(receipt.transaction, 512),
-            _text(receipt.payer, 512),
-            _text(receipt.network, 128),
-            None if receipt.amount is None else str(receipt.amount),
-            _text(receipt.response_header, 8192),
-            _text(_decoded(receipt.response_header), 8192),
-            receipt.http_status,
-            receipt.success,
-            min(receipt.latency_ms, _MOST_MILLISECONDS),
-            _text(receipt.error, 1024),
-            receipt.source,
-        )
+        args = {
+            "payment_id": str(payment_id),
+            "claimed": receipt.claimed,
+            "transaction": _text(receipt.transaction, 512),
+            "payer": _text(receipt.payer, 512),
+            "network": _text(receipt.network, 128),
+            "amount": None if receipt.amount is None else str(receipt.amount),
+            "response_header": _text(receipt.response_header, 8192),
+            "response": _text(_decoded(receipt.response_header), 8192),
+            "http_status": receipt.http_status,
+            "success": receipt.success,
+            "latency_ms": min(receipt.latency_ms, _MOST_MILLISECONDS),
+            "error": _text(receipt.error, 1024),
+            "source": receipt.source,
+        }
         return await self._outbox.write(
             f"the receipt of payment {payment_id}",
-            self._move(_SETTLE, args, expected={"settled", "already"}),
+            self._move("settle", args, expected={"settled", "already"}, took=self.settling),
         )
 
     async def release(self, payment_id: UUID, reason: str) -> bool:
@@ -150,9 +175,12 @@ class Ledger:
 
         Repeatable; waits and returns like `settle`.
         """
-        return await self._outbox.write(
+        reached("release.before")
+        written = await self._outbox.write(
             f"the release of payment {payment_id}", self._release(payment_id, reason)
         )
+        reached("release.after")
+        return written
 
     async def doubt(
         self, payment_id: UUID, reason: str, *, detail: str = "", http_status: int | None = None
@@ -162,41 +190,46 @@ class Ledger:
         `reason` is our own code, `detail` may be the provider's words. Repeatable; waits and
         returns like `settle`.
         """
-        args = (payment_id, _text(reason, 100), _text(detail, 1024), http_status)
-        return await self._outbox.write(
+        args = {
+            "payment_id": str(payment_id),
+            "reason": _text(reason, 100),
+            "detail": _text(detail, 1024),
+            "http_status": http_status,
+        }
+        reached("doubt.before")
+        written = await self._outbox.write(
             f"the doubt about payment {payment_id}",
-            self._move(
-                _DOUBT,
-                args,
-                expected={"doubted", "confirmed", "verified", "failed"},
-            ),
+            self._move("doubt", args, expected={"doubted", "confirmed", "verified", "failed"}),
         )
+        reached("doubt.after")
+        return written
 
     async def deliver(self, delivery: Delivery) -> bool:
         """Records what came back from a provider. Repeatable; waits and returns like `settle`."""
         d = delivery
-        args = (
-            d.id,
-            d.payment_id,
-            d.agent_id,
-            _text(d.intent or f"{d.method} {d.url}", 2048),
-            d.provider,
-            _text(d.url, 2048) or "",
-            d.method,
-            d.status,
-            str(d.amount),
-            d.response_hash,
-            min(d.latency_ms, _MOST_MILLISECONDS),
-            d.success,
-            d.schema_ok,
-            round(Decimal(d.score), 6),
-            _text(d.transaction, 512),
-            _text(d.pay_to, 512),
-            d.attempt,
-            _text(d.error, 1024),
-        )
+        args = {
+            "id": str(d.id),
+            "payment_id": None if d.payment_id is None else str(d.payment_id),
+            "agent_id": None if d.agent_id is None else str(d.agent_id),
+            "intent": _text(d.intent or f"{d.method} {d.url}", 2048),
+            "provider_id": d.provider,
+            "url": _text(d.url, 2048) or "",
+            "method": d.method,
+            "status": d.status,
+            "paid_amount_atomic": str(d.amount),
+            "response_hash": d.response_hash,
+            "latency_ms": min(d.latency_ms, _MOST_MILLISECONDS),
+            "success": d.success,
+            "schema_ok": d.schema_ok,
+            "score": f"{d.score:.6f}",
+            "tx_hash": _text(d.transaction, 512),
+            "pay_to": _text(d.pay_to, 512),
+            "attempt": d.attempt,
+            "error": _text(d.error, 1024),
+        }
         return await self._outbox.write(
-            f"the delivery {d.id}", lambda: self._only_write(_DELIVER, *args)
+            f"the delivery {d.id}",
+            self._move("deliver", args, expected={"delivered", "already"}),
         )
 
     async def record_decision(self, decision: DecisionRow) -> bool:
@@ -206,21 +239,107 @@ class Ledger:
         away a bounded number of these rows waits; it is the only write that may be dropped.
         """
         d = decision
-        args = (
-            d.id,
-            d.agent_id,
-            _text(d.session_id, 256),
-            _text(d.trace_id, 256),
-            d.method,
-            _text(d.endpoint, 2048) or "",
-            d.reason,
-            _text(d.detail, 1024) or "",
-            d.policy_version,
-            min(d.price, MAX_MICROS),
-            d.limit,
+        args = {
+            "id": str(d.id),
+            "agent_id": str(d.agent_id),
+            "session_id": _text(d.session_id, 256),
+            "trace_id": _text(d.trace_id, 256),
+            "method": d.method,
+            "endpoint": _text(d.endpoint, 2048) or "",
+            "reason": d.reason,
+            "detail": _text(d.detail, 1024) or "",
+            "policy_version": d.policy_version,
+            "price_micros": min(d.price, MAX_MICROS),
+            "limit_micros": d.limit,
+            **_met(d.met),
+        }
+        return await self._outbox.write(
+            f"the decision {d.id}",
+            self._move("deny", args, expected={"noted", "already"}),
+            droppable=True,
+        )
+
+    async def note_retry(self, retry: Retry) -> bool:
+        """Records a try after the first. Repeatable; waits and returns like `settle`."""
+        args = {
+            "id": str(retry.id),
+            "payment_id": str(retry.payment_id),
+            "attempt": retry.attempt,
+            "delay": retry.delay,
+            "outcome": "SUCCESS" if retry.success else "FAILURE",
+            "error_class": retry.error_class or None,
+            "error": _text(retry.error, 1024),
+        }
+        return await self._outbox.write(
+            f"a retry of payment {retry.payment_id}",
+            self._move("retry", args, expected={"noted"}),
+        )
+
+    async def prior(
+        self,
+        agent_id: UUID,
+        request_key: bytes | None,
+        idempotency_key: bytes | None,
+        *,
+        key_seconds: float,
+        share: bool,
+        instance: UUID,
+    ) -> Prior | None:
+        """What `reserve` would say of the same request. Raises LedgerError."""
+        row = await self._database.fetchrow(
+            _PRIOR, agent_id, request_key, idempotency_key, key_seconds, share, instance
+        )
+        assert row is not None
+        return None if row["code"] is None else Prior(row["code"], row["payment_id"])
+
+    async def answer_state(self, payment_id: UUID, instance: UUID) -> str:
+        """A code of `Prior` for this payment. Raises LedgerError."""
+        return str(await self._database.fetchval(_STATE, payment_id, instance))
+
+    async def left(self, payment_id: UUID) -> Left | None:
+        """A payment as it left. Raises LedgerError."""
+        row = await self._database.fetchrow(_LEFT, payment_id)
+        if row is None:
+            return None
+        return Left(
+            id=row["id"],
+            status=row["status"],
+            provider=row["provider"],
+            network=row["network"],
+            asset=row["asset"],
+            amount=int(row["amount_atomic"]),
+            pay_to=row["pay_to"],
+            x402_version=row["x402_version"],
+            last_valid_block_height=row["last_valid_block_height"],
+            header=row["payment_header"],
+            presented=row["presented"],
+        )
+
+    async def begin_presenting(self, payment_id: UUID, instance: UUID) -> str:
+        """Leave to send the same bytes again: "ok", "busy" (somebody does), "exhausted" (three
+        times), or a code of `Prior` that it has come to meanwhile. Who has it owes
+        `end_presenting`. Raises LedgerError; then nothing may be sent."""
+        return str(
+            await self._database.fetchval("SELECT begin_presenting($1, $2)", payment_id, instance)
+        )
+
+    async def end_presenting(self, presented: Presented) -> bool:
+        """Records what came of it, and lets others. Repeatable; waits and returns like `settle`."""
+        q = presented
+        args = json.dumps(
+            {
+                "id": str(q.id),
+                "payment_id": str(q.payment_id),
+                "instance": str(q.instance),
+                "outcome": "SUCCESS" if q.success else "FAILURE",
+                "last": q.last,
+                "error_class": q.error_class or None,
+                "error": _text(q.error, 1024),
+            }
         )
         return await self._outbox.write(
-            f"the decision {d.id}", lambda: self._only_write(_NOTE_DENIAL, *args), droppable=True
+            f"another time for payment {q.payment_id}",
+            lambda: self._only_write("SELECT end_presenting($1)", args),
         )
 
     async def note_rejection(self, agent_id: UUID, host: str, reason: str, seconds: float) -> bool:
@@ -245,6 +364,7 @@ class Ledger:
     async def close(self) -> None:
         """Stops trying to write what still waits."""
         await self._outbox.close()
+        await self._lane.close()
 
     def _give_up(self, payment_id: UUID) -> None:
         self._outbox.later(
@@ -253,16 +373,24 @@ class Ledger:
 
     def _release(self, payment_id: UUID, reason: str) -> Callable[[], Awaitable[None]]:
         return self._move(
-            _RELEASE,
-            (payment_id, reason),
+            "release",
+            {"payment_id": str(payment_id), "reason": reason},
             expected={"released", "already", "absent"},
         )
 
     def _move(
-        self, sql: str, args: tuple[object, ...], *, expected: set[str]
+        self,
+        name: str,
+        args: Mapping[str, object],
+        *,
+        expected: set[str],
+        took: Durations | None = None,
     ) -> Callable[[], Awaitable[None]]:
         async def attempt() -> None:
-            outcome = await self._database.fetchval(sql, *args)
+            asked_at = time.perf_counter()
+            outcome = await self._lane.move(name, args)
+            if took is not None:
+                took.add(time.perf_counter() - asked_at)
             if outcome not in expected:
                 raise LedgerFault(f"in the ledger this payment is {outcome!r}")
 
@@ -270,6 +398,31 @@ class Ledger:
 
     async def _only_write(self, sql: str, *args: object) -> None:
         await self._database.execute(sql, *args)
+
+
+def _met(met: Met402 | None) -> dict[str, object]:
+    if met is None:
+        return {}
+    return {
+        "api_request_id": str(met.id),
+        "provider": met.provider,
+        "api_type": met.api_type,
+        "instructions": _jsonable(met.instructions),
+        "response_headers": _jsonable(met.response_headers),
+        "tool_name": _text(met.tool_name, 256),
+    }
+
+
+def _jsonable(value: Mapping[str, Any] | None) -> Any:
+    """What a jsonb can hold of it: no NUL, no lone surrogate."""
+    if value is None:
+        return None
+    text = json.dumps(value, ensure_ascii=False).replace("\\u0000", "")
+    return json.loads(text.encode("utf-8", "replace"))
+
+
+def _bytea(value: bytes | None) -> str | None:
+    return None if value is None else f"\\x{value.hex()}"
 
 
 def _decoded(header: str) -> str:

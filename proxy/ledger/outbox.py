@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from proxy.ledger.database import LedgerFault, LedgerUnavailable
+from proxy.ledger.errors import LedgerFault, LedgerUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,20 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from proxy.ledger.ids import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Met402:
+    """A 402 that a request met: its row in `api_requests`."""
+
+    provider: str  # scheme://host:port
+    api_type: str = "MARKET_DATA"  # or KNOWLEDGE_DATA
+    instructions: Mapping[str, Any] | None = None  # the challenge, as it was understood
+    response_headers: Mapping[str, str] | None = None  # only names that can hold no secret
+    tool_name: str | None = None
+    id: UUID = field(default_factory=new_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -43,6 +57,19 @@ class Reservation:
     client_signature: str | None = None
     message_sha256: bytes | None = None  # None: to be signed after the reservation
     payload: Mapping[str, Any] | None = None
+    # beside it
+    decimals: int = 6
+    facilitator_url: str | None = None
+    url_sealed: bytes | None = None  # the URL with its query, under the agent's own key
+    request_key: bytes | None = None  # SHA-256: equal for equal requests of one agent
+    idempotency_key: bytes | None = None  # SHA-256 of what the program gave
+    key_seconds: float | None = None  # for how long that key stands for this request
+    share: bool = False  # whether to join an equal request that is under way
+    header: str | None = None  # as it is about to leave; kept to be sent again byte for byte
+    identified: bool = False  # whether there is a payment identifier in it
+    instance: UUID | None = None  # the process that is about to send it
+    tool_name: str | None = None
+    met: "Met402 | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +87,10 @@ class Reserved:
 class Refused:
     """Nothing is held. The numbers are those of the limit that refused, in micro-USD.
 
-    Codes: over_daily_limit, over_session_limit, over_per_call_limit (the policy was tightened
-    since it was asked), frozen, unknown_agent, duplicate_message, abandoned (given up before).
+    Codes: over_daily_limit, over_session_limit, over_trace_limit, over_agent_provider_limit,
+    over_provider_limit, over_wallet_limit, over_fleet_limit, over_per_call_limit (the policy was
+    tightened since it was asked), frozen, unknown_agent, duplicate_message, abandoned (given up
+    before), and those of `Prior`.
     """
 
     code: str
@@ -70,6 +99,37 @@ class Refused:
     held: int
     asked: int
     resets_at: datetime | None  # when this budget begins anew; None if it does not by itself
+    joined: UUID | None = None  # the payment from before, for the codes of `Prior`
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a request has to do with a payment from before.
+
+    Codes: payment_in_doubt; request_in_progress; answer_kept; answer_lost (it landed, and its
+    provider may serve it again); already_paid (it landed, and there is no answer to be had);
+    idempotency_key_reused (by another request); released (nothing was paid after all).
+    """
+
+    code: str
+    payment_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A payment that has left, as it is to be sent again. `header` is None once it was erased."""
+
+    id: UUID
+    status: str
+    provider: str
+    network: str
+    asset: str
+    amount: int
+    pay_to: str
+    x402_version: int
+    last_valid_block_height: int | None
+    header: str | None
+    presented: int  # how often it was sent again
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +187,31 @@ class DecisionRow:
     policy_version: int | None = None
     session_id: str | None = None
     trace_id: str | None = None
+    met: Met402 | None = None  # None: no 402 was met, the request was turned away before
+    id: UUID = field(default_factory=uuid4)
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What came of sending the same bytes again. `last`: there is no point in another time."""
+
+    payment_id: UUID
+    instance: UUID
+    success: bool
+    last: bool = False
+    error_class: str = ""  # a code of error_classifications
+    error: str = ""
+    id: UUID = field(default_factory=uuid4)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A try after the first to bring a payment on its way; nothing had left before."""
+
+    payment_id: UUID
+    attempt: int  # 1 to 3
+    delay: float  # seconds that were waited before it
+    success: bool
+    error_class: str = ""  # a code of error_classifications
+    error: str = ""
     id: UUID = field(default_factory=uuid4)

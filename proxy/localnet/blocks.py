@@ -72,9 +72,13 @@ class Blocks:
         height = self._newest_hash(commitment)
         return self._hash_of[height], height + MAX_AGE
 
+    def height_of(self, blockhash: Hash) -> int | None:
+        """Of the block that it is the hash of; None for one that is none, or long dead."""
+        return self._height_of.get(blockhash)
+
     def is_valid(self, blockhash: Hash, commitment: Commitment) -> bool:
         """For "processed": would a transaction that carries this hash land in the block at hand?"""
-        height = self._height_of.get(blockhash)
+        height = self.height_of(blockhash)
         return height is not None and 0 <= self._newest_hash(commitment) - height <= MAX_AGE
 
     def _newest_hash(self, commitment: Commitment) -> int:

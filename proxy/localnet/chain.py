@@ -5,7 +5,7 @@ of it is too simple to test money against: the blockhash window, de-duplication 
 commitment levels (reads at an older level see the older balances), the transaction history, and
 transactions that are lost or late on their way to the leader.
 
-Not imitated: forks. A block once made is never rolled back, however unfinalized.
+Of forks there is one kind: `roll_back` takes back all that is not finalized.
 """
 
 import hashlib
@@ -215,6 +215,22 @@ class LocalChain:
             if refusal is not None:
                 return Execution(refusal)
         return _execution(self._svm.simulate_transaction(tx))
+
+    def roll_back(self) -> list[Signature]:
+        """A fork dies: what is not finalized was never there, and may land again while its
+        blockhash lives. Heights stay: other blocks take those places. Returns what is gone."""
+        finalized = self.blocks.at("finalized")
+        for address, past in self._before.items():
+            undone = [before for height, before in past if height > finalized]
+            if undone:
+                nothing = Account(0, b"", SYSTEM_PROGRAM)
+                self._svm.set_account(address, nothing if undone[0] is None else undone[0])
+            self._before[address] = past[: len(past) - len(undone)]
+        gone = self.history.forget_after(finalized)
+        for record in gone:
+            message = record.transaction.message
+            self._landed[message.recent_blockhash].discard(message_hash(record.transaction))
+        return [record.signature for record in gone]
 
     # Reading
 

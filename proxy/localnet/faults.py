@@ -1,4 +1,4 @@
-"""RPC trouble on request: errors, delays and lost answers, per method."""
+"""RPC trouble on request: errors, delays, lost answers and lies, per method."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -41,14 +41,23 @@ class Faults:
     def __init__(self, sleep: Callable[[float], Awaitable[Any]]) -> None:
         self._sleep = sleep
         self._faults: list[Fault] = []
+        self.lies: dict[str, Callable[[Any], Any]] = {}
+        """By method: what becomes of a result before it leaves this node. The chain itself, and
+        other nodes of it, know nothing of it."""
 
     def add(self, fault: Fault) -> None:
         self._faults.append(fault)
 
     def clear(self) -> None:
         self._faults.clear()
+        self.lies.clear()
 
     async def around(self, method: str, call: Callable[[], Any]) -> Any:
+        result = await self._around(method, call)
+        lie = self.lies.get(method)
+        return result if lie is None else lie(result)
+
+    async def _around(self, method: str, call: Callable[[], Any]) -> Any:
         fault = self._take(method)
         if fault is None:
             return call()

@@ -76,6 +76,15 @@ class History:
     def newest_first(self, address: Pubkey) -> Iterator[Landed]:
         return reversed(self._by_address.get(address, deque()))
 
+    def forget_after(self, height: int) -> list[Landed]:
+        """Take out what is in later blocks."""
+        gone = [record for record in self._by_signature.values() if record.height > height]
+        for record in gone:
+            del self._by_signature[record.signature]
+            for address in record.transaction.message.account_keys:
+                self._by_address[address].remove(record)
+        return gone
+
     def _forget(self, oldest: Landed) -> None:
         del self._by_signature[oldest.signature]
         for address in oldest.transaction.message.account_keys:

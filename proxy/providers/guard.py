@@ -122,6 +122,11 @@ class Guards:
         """Whether the provider's breaker is open or half-open."""
         return key in self._tripped
 
+    def states(self) -> list[tuple[str, str]]:
+        """(key, state): tripped ones first, then the closed, the last used first."""
+        tripped = [(key, guard.breaker.current_state) for key, guard in self._tripped.items()]
+        return tripped + [(key, pybreaker.STATE_CLOSED) for key in reversed(self._closed)]
+
     def restore(self, key: str, failures: int, open_for: float | None, last_error: str) -> None:
         """Take up what an earlier process knew: `failures` in a row and, if the breaker was open,
         for how many seconds more. 0 or less: its time is over, and the next ticket is the probe.

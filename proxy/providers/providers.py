@@ -111,6 +111,11 @@ class Providers:
             )
         )
 
+    def breakers(self) -> list[tuple[str, str]]:
+        """(provider, state) of every breaker that is known: those that are open or half-open first,
+        then the closed ones, the last used first."""
+        return self._guards.states()
+
     def _changed(self, key: str, state: str, open_seconds: float, last_error: str) -> None:
         if state == "open":
             log.warning("%s failed and is left alone for %.0f s: %s", key, open_seconds, last_error)

@@ -31,14 +31,26 @@ _TEXT = """\
 #proxy = "127.0.0.1:8402"
 # Providers below are served here as http://127.0.0.1:8403/NAME/...
 #mounts = "127.0.0.1:8403"
+# The operator's API and metrics, for those with a key (`autopay key`); or "off".
+#admin = "127.0.0.1:8404"
+
+[admin]
+# Let anyone who reaches that listener read /metrics, without a key.
+#open_metrics = false
 
 [wallet]
 # Default: wallet.json in the data directory.
 #path = "~/wallet.json"
+# Under so many USD in the wallet there is a warning and an event; seconds between two looks.
+#low_balance = "1.00"
+#check_seconds = 60
 
 # Networks that may be paid on. Naming one replaces the default, which is devnet alone.
 #[networks.devnet]
 #rpc_url = "https://api.devnet.solana.com"
+# Other hosts' RPCs for second opinions, like ["https://rpc.example"]. With one at least, what did
+# not land is freed after one look by each; with none, after two looks 150 blocks apart.
+#verify_rpc_urls = []
 # Real money:
 #[networks.mainnet]
 #rpc_url = "https://api.mainnet-beta.solana.com"
@@ -48,17 +60,53 @@ _TEXT = """\
 #upstream = "https://api.example/v1"
 # false for a facilitator that refuses transactions with a memo
 #memo = true
+# true: keep what was paid for, and the bodies of those requests, in the database; so much of each
+#store_data = false
+#store_request = false
+#data_bytes = "64KiB"
+
+# Finds out from the chain what became of payments whose answer was lost (docs/reliability.md).
+# One process at a time does it; interval: seconds between its looks.
+[reconciler]
+#enabled = true
+#interval = 2
+
+# The books are checked so often, budgets against payments against receipts (autopay audit). What
+# is found is an alarm, and with halt nothing is paid any more until: autopay resume
+[audit]
+#every_seconds = 300
+#halt = true
 
 # What a new agent may spend, in USD.
 [policy]
 #per_call = "0.05"
 #daily = "1.00"
 #session = "1.00"
+#trace = "1.00"
 
 # A provider that fails this often in a row is left alone for so many seconds.
 [breaker]
 #failures = 3
 #open_seconds = 180
+
+# When no connection can be made for a request that is to be paid for, it is tried again while no
+# byte has left: so often (at most 3, 0: never), after so many seconds, then twice, four times that.
+[retries]
+#attempts = 3
+#backoff = 1
+
+# A paid answer whose program has hung up is read to its end and kept for the same request: so many
+# bytes of a body, for so many seconds, so many answers of one agent (then its oldest go).
+[paid]
+#keep_bytes = "1MiB"
+#keep_seconds = 600
+#keep_answers = 1000
+# For so many seconds an Idempotency-Key stands for its request, and the answer is kept.
+#idempotency_seconds = 86400
+# How long a request waits for the answer to the same one that is under way.
+#wait = 30
+# true: equal requests (agent, method, URL, body) side by side share one payment, without a key
+#share_identical = false
 
 # Seconds. response: to the first byte; idle: between bytes, so a stream may last.
 [timeouts]
@@ -76,7 +124,7 @@ _TEXT = """\
 #challenge_bytes = "64KiB"
 #replay_memory_bytes = "1MiB"
 #replay_disk_bytes = "100MiB"
-# clients connected at once
+# clients connected at once, tunnels included
 #connections = 1000
 
 # https: a CONNECT is opened with a certificate of autopay's own CA (`autopay ca`), so that what is
@@ -95,7 +143,37 @@ _TEXT = """\
 # More certificate authorities to trust when connecting to providers.
 #ca_file = "/etc/ssl/private-ca.pem"
 
+# The key that agents' tokens are sealed with, so that nobody makes one who has the database alone.
+# It may come from AUTOPAY_SECRETS__KEY in the environment (32 bytes in base64 or hex; several with
+# commas between, the current one first), else from a command, such as one that asks a KMS: no shell
+# runs it, and it prints the keys; else from a file that autopay makes itself: keep a copy of that.
+[secrets]
+#key = ""
+#key_command = ""
+#key_command_seconds = 10
+# Default: secret.key in the data directory.
+#key_file = "~/secret.key"
+
 # The embedded server. As root it runs as this user; empty: autopay, postgres or nobody.
 [postgres]
 #user = ""
+
+[database]
+# The schema's owner, for migrations and backups, where database_url is a lesser login's.
+#owner_url = ""
+# What the proxy acts as in the database; empty: as whatever its login is.
+#role = "autopay_writer"
+# A database on another machine is reached with TLS, or not at all. true: also without.
+#allow_plaintext = false
+# Logs (decisions, transactions, events, queries) are kept so long, then dropped by the month.
+# Payments and receipts stay.
+#retention_days = 90
+
+# Copies of the database, made by the running proxy (`autopay db backup` makes one at once).
+[backup]
+# Empty: none. Best on another disk.
+#dir = ""
+#every_hours = 24
+# older ones are removed
+#keep = 7
 """

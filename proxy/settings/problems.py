@@ -12,7 +12,7 @@ from proxy.settings.errors import SettingsError
 from proxy.settings.sources import PREFIX, Key, Sources
 
 # Values that may hold a password or an API key: never shown whole.
-_SECRET = {"database_url", "rpc_url", "upstream", "upstream_proxy"}
+_SECRET = {"database_url", "key", "owner_url", "rpc_url", "upstream", "upstream_proxy"}
 _WORDS = {
     "missing": "is missing",
     "model_type": "must be a table",
@@ -55,6 +55,10 @@ def _words(details: ErrorDetails) -> str:
             return str(context["error"])
         case "greater_than":
             return f"must be more than {context['gt']}"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}"
         case "literal_error":
             return f"must be {context['expected']}"
         case kind:

@@ -39,6 +39,10 @@ def _address(value: object) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
+def _maybe_address(value: object) -> Address | None:
+    return None if value in ("off", None) else _address(value)
+
+
 def _size(value: object) -> object:
     match = re.fullmatch(r"([0-9]{1,15})\s*([a-z]*)", str(value).strip().lower())
     if isinstance(value, bool) or match is None or match[2] not in _SIZE_UNITS:
@@ -95,6 +99,16 @@ def _path(value: object) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def _maybe_path(value: object) -> Path | None:
+    return None if value in ("", None) else _path(value)
+
+
+def _role(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"([a-z_][a-z0-9_]{0,62})?", value):
+        raise ValueError('must be a role\'s name, like "autopay_writer", or empty')
+    return value
+
+
 def _existing_file(value: object) -> Path:
     path = _path(value)
     if not path.is_file():
@@ -108,9 +122,14 @@ def _lower(value: object) -> object:
 
 Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+Tries = Annotated[int, BeforeValidator(_number), Field(ge=0, le=3)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 MicroUsd = Annotated[int, BeforeValidator(_usd)]
 Listener = Annotated[Address, BeforeValidator(_address)]
+MaybeListener = Annotated[Address | None, BeforeValidator(_maybe_address)]
+Hours = Annotated[float, BeforeValidator(_number), Field(gt=0, le=8760, allow_inf_nan=False)]
+RoleName = Annotated[str, BeforeValidator(_role)]
+MaybeLocation = Annotated[Path | None, BeforeValidator(_maybe_path)]
 Location = Annotated[Path, BeforeValidator(_path)]
 ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
 Upstream = Annotated[str, BeforeValidator(_upstream)]
@@ -161,4 +180,5 @@ UpstreamProxy = Annotated[str, BeforeValidator(_upstream_proxy)]
 Bypass = Annotated[
     tuple[Annotated[str, BeforeValidator(_bypass)], ...], BeforeValidator(_comma_separated)
 ]
+RpcUrls = Annotated[tuple[RpcUrl, ...], BeforeValidator(_comma_separated)]
 ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]

@@ -5,11 +5,14 @@ connection carries the backpressure: what was read is what was sent, plus what i
 """
 
 import asyncio
+import hashlib
 import logging
 import tempfile
+from collections.abc import Sequence
 from typing import Protocol
 
 from proxy.wire.parsers import Payload
+from proxy.wire.tap import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +77,19 @@ class Body:
         "_taken",
         "chunked",
         "complete",
+        "recorder",
+        "trailers",
     )
 
-    def __init__(self, payload: Payload, *, chunked: bool, keeper: Keeper | None) -> None:
+    def __init__(
+        self,
+        payload: Payload,
+        *,
+        chunked: bool,
+        keeper: Keeper | None,
+        trailers: Sequence[bytes] = (),
+    ) -> None:
+        """`trailers` are lines to be sent behind a chunked body, known when the payload ends."""
         self._payload = payload
         self._keeper = keeper
         self._sink: Sink | None = None
@@ -84,7 +97,9 @@ class Body:
         self._taken = 0  # bytes taken from the program
         self._forgotten = keeper is None
         self.chunked = chunked
+        self.trailers = trailers
         self.complete = False  # all of it was taken from the program
+        self.recorder: Recorder | None = None
 
     @property
     def untouched(self) -> bool:
@@ -100,6 +115,18 @@ class Body:
     def replayable(self) -> bool:
         """Whether a second attempt could send the same bytes from the start."""
         return not self._forgotten or self._taken == 0
+
+    async def sha256(self) -> bytes | None:
+        """Of the whole body; None if it is not all here, or was not kept."""
+        if not self.complete or self._keeper is None:
+            return None
+        digest, offset = hashlib.sha256(), 0
+        while self._keeper is not None and offset < self._keeper.size:
+            chunk = self._keeper.read(offset, REPLAY_CHUNK)
+            digest.update(chunk)
+            offset += len(chunk)
+            await asyncio.sleep(0)  # a large body must not hold up the others
+        return digest.digest() if offset == self._taken else None
 
     def forget(self) -> None:
         """No further attempt will come: stop keeping, once what is kept was sent or not wanted."""
@@ -140,6 +167,8 @@ class Body:
         self.complete = self._payload.is_eof()
         if data:
             self._taken += len(data)
+            if self.recorder is not None:
+                self.recorder.request_data(data)
             self._send(sink, data)
             if self._keeper is not None and not self._keeper.keep(data):
                 self.forget()
@@ -166,6 +195,6 @@ class Body:
         if self.complete and self._offset == self._taken:
             assert sink.transport is not None
             if self.chunked:
-                sink.transport.write(b"0\r\n\r\n")
+                sink.transport.write(b"\r\n".join([b"0", *self.trailers, b"\r\n"]))
             self._sink = None
             sink.body_sent()

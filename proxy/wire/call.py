@@ -31,6 +31,7 @@ class Call:
         "method",
         "mount_point",
         "on_gone",
+        "on_leaving",
         "origin",
         "raw_headers",
         "reply",
@@ -65,6 +66,8 @@ class Call:
         self.leaving = False
         """The program sends no more: it half-closed, or has hung up (the two look the same)."""
         self.on_gone: Callable[[], None] | None = None
+        self.on_leaving: Callable[[], None] | None = None
+        """Called when it sends no more; mind that it may still wait for its answer."""
         self._fields = fields
 
     @property
@@ -73,7 +76,15 @@ class Call:
 
     @property
     def trace(self) -> str | None:
-        return self._fields.trace
+        return self._fields.trace or self._fields.parent
+
+    @property
+    def tool(self) -> str | None:
+        return self._fields.tool
+
+    @property
+    def idempotency_key(self) -> bytes | None:
+        return self._fields.idempotency_key
 
     @property
     def mount(self) -> str | None:
@@ -121,6 +132,7 @@ class Call:
             lines += [line for line in self._fields.lines if line[:7].lower() != b"expect:"]
         lines += [name + b": " + value for name, value in extra]
         if self.body is not None and self.body.chunked:
+            lines += self._fields.announced
             lines.append(b"Transfer-Encoding: chunked")
         if self._fields.trailers:
             lines.append(b"Connection: TE\r\nTE: trailers")
@@ -135,8 +147,15 @@ class Call:
             self.agent, self.method, self.url, code, address, self.session, self.trace
         )
 
+    def left_off(self) -> None:
+        """The program sends no more."""
+        self.leaving = True
+        if self.on_leaving is not None:
+            self.on_leaving()
+
     def hung_up(self) -> None:
         """The program is gone. Whoever works on the call decides what that means."""
-        self.gone = self.leaving = True
+        self.gone = True
+        self.left_off()
         if self.on_gone is not None:
             self.on_gone()

@@ -48,11 +48,13 @@ _USUAL_REMEDY = " An operator can allow it (`autopay agent set NAME --allow-targ
 
 
 class DialError(Exception):
-    """No connection, so no byte was sent. One line, fit for people."""
+    """No connection, so no byte was sent. One line, fit for people. `lasting`: it will be the same
+    the next time."""
 
-    def __init__(self, text: str, *, timeout: bool = False) -> None:
+    def __init__(self, text: str, *, timeout: bool = False, lasting: bool = False) -> None:
         super().__init__(text)
         self.timeout = timeout
+        self.lasting = lasting
 
 
 class Forbidden(DialError):
@@ -60,7 +62,7 @@ class Forbidden(DialError):
     that were refused, for the operator: the agent need not learn what a name stands for."""
 
     def __init__(self, code: str, where: str, address: str) -> None:
-        super().__init__(f"{where} {_WHY[code]}, where this agent may not be taken")
+        super().__init__(f"{where} {_WHY[code]}, where this agent may not be taken", lasting=True)
         self.code = code
         self.address = address
 
@@ -129,7 +131,8 @@ class Dialer:
         except TimeoutError:
             raise DialError(f"no connection within {self._timeout:g} s", timeout=True) from None
         except ssl.SSLCertVerificationError as error:
-            raise DialError(f"its certificate is not valid: {error.verify_message}") from error
+            text = f"its certificate is not valid: {error.verify_message}"
+            raise DialError(text, lasting=True) from error
         except (OSError, ValueError) as error:
             raise DialError(f"no connection: {plain(error)}") from error
         upstream.place = place

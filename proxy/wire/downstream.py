@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import deque
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from proxy.wire.body import Body, Keeper
 from proxy.wire.call import Call
 from proxy.wire.endpoint import Endpoint, reset
+from proxy.wire.framing import Framing
 from proxy.wire.headers import codings, read_request_fields
 from proxy.wire.parsers import (
     EMPTY_PAYLOAD,
@@ -32,6 +32,10 @@ LINGER_SECONDS = 2.0
 VERSIONS = frozenset(((1, 0), (1, 1)))
 
 
+class _TooLarge(Exception):
+    """A head that is larger than the parser looks for."""
+
+
 class Downstream(Endpoint):
     """A server connection."""
 
@@ -39,6 +43,8 @@ class Downstream(Endpoint):
         "_call",
         "_drained",
         "_eof",
+        "_framing",
+        "_kept",
         "_latest",
         "_lingering",
         "_plane",
@@ -56,7 +62,9 @@ class Downstream(Endpoint):
         super().__init__(plane.loop)
         self._plane = plane
         self._router = router
-        self._queue: deque[tuple[RequestHead, Payload]] = deque()
+        self._queue: deque[tuple[RequestHead, Payload, list[bytes]]] = deque()
+        self._framing = Framing()
+        self._kept = b""  # came while the parser, or the queue, took no more
         self._call: Call | None = None
         self._latest: Payload = EMPTY_PAYLOAD  # the body of the request parsed last
         self._seen = 0  # bytes of a head that is not complete yet
@@ -71,12 +79,17 @@ class Downstream(Endpoint):
         """Whose bytes we write: held while the program reads slowly."""
         self.parser = request_parser(self, plane.loop, plane.limits.header_bytes)
 
+    @property
+    def _has_place(self) -> bool:
+        """Whether it takes over a place that was counted already."""
+        return False
+
     # --- the transport's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.deadline = self.loop.time() + self._plane.limits.client_header
-        if not self._plane.opened(self):
+        if not self._plane.opened(self) and not self._has_place:
             self._refuse(Problem(503, "too_many_connections", "Too many programs are connected."))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -87,6 +100,8 @@ class Downstream(Endpoint):
         self._set_drained()
         call, self._call = self._call, None
         if call is not None:
+            broken = call.reply.outcome == "broken"
+            self._plane.outcomes.ended("broken" if broken else "abandoned", 0)
             call.hung_up()
 
     def eof_received(self) -> bool:
@@ -95,7 +110,7 @@ class Downstream(Endpoint):
         if self._lingering or (self._call is None and not self._queue):
             return False
         if self._call is not None:
-            self._call.leaving = True
+            self._call.left_off()
         if self.transport is not None and self.transport.get_extra_info("sslcontext") is not None:
             return False  # TLS knows no half-close
         return self._latest.is_eof()  # half a request is no request
@@ -122,35 +137,63 @@ class Downstream(Endpoint):
             return
         if data and self._call is None and self._seen == 0:
             self.deadline = self.loop.time() + self._plane.limits.client_header
-        if self._latest.is_eof():
-            self._seen += len(data)
-        assert self.parser is not None
+        refusal = None
         try:
-            messages, self._upgraded, tail = self.parser.feed_data(data)
+            if not data:
+                self._parse(b"")  # what the parser kept back
+            self._kept += data
+            data, self._kept = self._kept, b""
+            start, size = 0, len(data)
+            while start < size and not self._upgraded:
+                if self.reading_paused or len(self._queue) >= MAX_PIPELINED:
+                    self._kept = data[start:]
+                    break
+                end = self._framing.cut(data, start)
+                self._parse(data if end - start == size else data[start:end])
+                start = end
         except HttpProcessingError as error:
-            self._pump()  # the end of a body may have come with what is wrong behind it
-            self._refuse(_refusal(error))
-            return
-        bound = 2 * self._plane.limits.header_bytes
-        oversized = False
-        if self._seen > bound and messages:  # a whole head that is too large, or much else
-            fit = list(takewhile(lambda message: head_size(message[0]) <= bound, messages))
-            oversized = len(fit) < len(messages)
-            messages = fit
-        if messages:
-            self._seen = 0
-            self._latest = messages[-1][1]
-            self._queue.extend(messages)
+            refusal = _refusal(error)
+        except _TooLarge:
+            refusal = _too_large()
         if self._upgraded:
-            self._tail = tail
+            self._tail += data[start:]
             self.hold()
         elif len(self._queue) >= MAX_PIPELINED:
             self.hold()
-        self._pump()
-        if oversized or self._seen > bound:
-            self._refuse(_too_large())
+        self._pump()  # the end of a body may have come with what is wrong behind it
+        if refusal is not None:
+            self._refuse(refusal)
         elif self._call is None:
             self._advance()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser no more than one head, or some of one body."""
+        framing = self._framing
+        if framing.lost and self._latest.is_eof():
+            return
+        if framing.dirty and data and self._latest.is_eof():
+            framing.dirty = False
+            self.parser = request_parser(self, self.loop, self._plane.limits.header_bytes)
+        if self._latest.is_eof():
+            self._seen += len(data)
+        assert self.parser is not None
+        messages, self._upgraded, tail = self.parser.feed_data(data)
+        self._tail += tail
+        bound = 2 * self._plane.limits.header_bytes
+        if framing.lost or len(messages) > 1:
+            framing.lose()
+            messages = ()  # nobody knows whose trailers the first field is
+        for head, payload in messages:
+            if self._seen > bound < head_size(head):
+                raise _TooLarge
+            self._seen = 0
+            self._latest = payload
+            self._queue.append((head, payload, framing.begin(head, payload)))
+        if self._seen > bound:
+            raise _TooLarge
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        super().resume_reading(resume_parser or bool(self._kept))
 
     def _pump(self) -> None:
         call = self._call
@@ -182,7 +225,7 @@ class Downstream(Endpoint):
             Reply(self, http10=False, keep=False, head_only=False).problem(self._refusal)
 
     def _next(self) -> None:
-        head, payload = self._queue.popleft()
+        head, payload, trailers = self._queue.popleft()
         assert self.parser is not None
         self.parser.message_consumed()
         if not self._queue and self.held and not self._upgraded:
@@ -217,7 +260,12 @@ class Downstream(Endpoint):
         body = None
         if payload is not EMPTY_PAYLOAD:
             length = fields.content_length
-            body = Body(payload, chunked=bool(head.chunked), keeper=self._keeper(length))
+            body = Body(
+                payload,
+                chunked=bool(head.chunked),
+                keeper=self._keeper(length),
+                trailers=trailers,
+            )
         call = Call(head, fields, target, body, reply, self.loop.time())
         call.leaving = self._eof
         self._call = call
@@ -235,6 +283,15 @@ class Downstream(Endpoint):
         call = self._call
         return call is not None and call.body is not None and not call.body.arrived
 
+    def note(self, outcome: str, status: int) -> None:
+        """What became of a request. Counted before, if the program has hung up meanwhile."""
+        if self.connected:
+            self._plane.outcomes.ended(outcome, status)
+
+    def told(self, code: str) -> None:
+        """An answer is ours."""
+        self._plane.outcomes.problem(code)
+
     def answered(self, *, keep: bool) -> None:
         """The current answer is written whole."""
         call, self._call = self._call, None
@@ -246,7 +303,11 @@ class Downstream(Endpoint):
             return
         if self._unread:
             self._linger()
-        elif not keep or (self._eof and not self._queue):
+        elif (
+            not keep
+            or (self._framing.lost and self._refusal is None)
+            or (self._eof and not self._queue)
+        ):
             self._close()
         else:
             if self._drained is None:
@@ -271,6 +332,7 @@ class Downstream(Endpoint):
     def switch(self, head: bytes, far: TunnelEnd) -> None:
         """From here this connection and `far` are opaque. `head` is written first."""
         self._plane.closed(self)
+        self.note("tunnelled" if self._call is None else "switched", 0)
         self._call = None
         self.feeder = None
         self.deadline = 0.0

@@ -3,11 +3,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from proxy.wire.egress import Leave
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders
 from proxy.wire.problem import Problem
+from proxy.wire.tap import Tap
 
 
 class Agent(Protocol):
@@ -36,6 +38,17 @@ class TurnedAway:
     address: str
     session: str | None = None
     trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryNote:
+    """A connection for a paid request was tried for again. `number` counts from 1; `delay_seconds`
+    were waited before it; `error` is one line, "" if `ok`."""
+
+    number: int
+    delay_seconds: float
+    ok: bool
+    error: str
 
 
 class NotSent(Exception):
@@ -78,8 +91,14 @@ class Purchase(Protocol):
     raw_headers: RawHeaders
     session: str | None
     trace: str | None
+    tool: str | None
+    """What the program calls the step of its task that this is."""
     ticket: Ticket
     mount: str | None
+    idempotency_key: bytes | None
+    """What the program calls this request, so that it is not paid for twice; as it gave it."""
+    payment_id: UUID | None
+    """Set by who pays, before the attempt."""
 
     @property
     def url(self) -> str:
@@ -96,6 +115,10 @@ class Purchase(Protocol):
     @property
     def gone(self) -> bool:
         """Whether the program has hung up."""
+        ...
+
+    async def body_sha256(self) -> bytes | None:
+        """Of the request's body; None while not all of it is here, or it can't be kept."""
         ...
 
     async def attempt(self, header: tuple[bytes, bytes]) -> PaidAnswer:
@@ -124,16 +147,50 @@ class PassThrough:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer from its first byte to its last. `headers` are the provider's, as they came; `ours`
+    what was added to them."""
+
+    status: int
+    reason: bytes
+    headers: RawHeaders
+    ours: RawHeaders
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """An answer that is to be kept, `always` or if it does not reach its program, up to so many
+    bytes of a body. One whose program has gone is read on for so many seconds. `save` is told
+    whether it reached its program, and may be called again with another word."""
+
+    bytes: int
+    seconds: float
+    always: bool
+    save: Callable[[Whole, bool], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Paid:
     """The program gets `answer`, with `headers` added. `finish` returns when all is on record;
-    the answer's last byte waits for it (bounded)."""
+    the answer's last byte waits for it (bounded). Without `keep`, an answer whose program has gone
+    is cut off."""
 
     answer: PaidAnswer
     headers: Sequence[tuple[bytes, bytes]]
     finish: Callable[[Delivery], Awaitable[None]]
+    keep: Keep | None = None
 
 
-Reply = PassThrough | Paid | Problem
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The program gets an answer that was paid for before, with `headers` added."""
+
+    answer: Whole
+    headers: Sequence[tuple[bytes, bytes]]
+
+
+Reply = PassThrough | Paid | Replayed | Problem
 
 
 class Gate(Protocol):
@@ -156,6 +213,17 @@ class Gate(Protocol):
     def certificate_rejected(self, agent: Agent, origin: Origin, why: str, seconds: float) -> None:
         """A program of this agent does not trust our CA; for so long its tunnels there are left
         alone. To be put on record, without waiting for that."""
+        ...
+
+    def tap(
+        self, agent: Agent, method: str, origin: Origin, target: bytes, mount: str | None
+    ) -> Tap | None:
+        """Whether somebody wants a copy of this request and its answer. `target` is what is asked
+        of the provider, with the query."""
+        ...
+
+    def retried(self, purchase: Purchase, note: RetryNote) -> None:
+        """To be put on record, without waiting for that."""
         ...
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply: ...

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.wire.parsers import RawHeaders
 
@@ -34,8 +34,12 @@ _NO_TRAILER = HOP_BY_HOP | frozenset(
         *(b"expect", b"max-forwards", b"range", b"clear-site-data", b"strict-transport-security"),
     )
 )
+# A payment that the gate has not seen, in a place where nobody looks for one.
+_NO_REQUEST_TRAILER = frozenset((b"payment-signature", b"x-payment", b"te"))
 _LAST_CHUNK = re.compile(rb"0+[ \t]*(;.*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_HEEDED = frozenset((b"traceparent", b"idempotency-key"))
 MAX_TRAILERS = 16 * 1024
 
 
@@ -49,11 +53,18 @@ class RequestFields:
     upgrade: bytes | None = None
     trailers: bool = False
     """Whether the program says that it reads trailers."""
+    announced: list[bytes] = field(default_factory=list)
+    """Its Trailer lines: what will come behind a chunked body."""
     proxy_authorization: bytes | None = None
     authorization: bytes | None = None
     token: bytes | None = None
     session: str | None = None
     trace: str | None = None
+    tool: str | None = None
+    idempotency_key: bytes | None = None
+    """Ours goes before the standard one, which belongs to the provider too."""
+    parent: str | None = None
+    """The trace that W3C's traceparent names, which belongs to the provider too."""
 
 
 def read_request_fields(raw: RawHeaders) -> RequestFields:
@@ -71,6 +82,8 @@ def read_request_fields(raw: RawHeaders) -> RequestFields:
                 fields.transfer_encoding = value
             elif key == b"upgrade":
                 fields.upgrade = value
+            elif key == b"trailer":
+                fields.announced.append(name + b": " + value)
             elif key == b"te":
                 fields.trailers = fields.trailers or b"trailers" in codings(value)
         elif key == b"host" or key in listed:
@@ -84,6 +97,8 @@ def read_request_fields(raw: RawHeaders) -> RequestFields:
         elif key.startswith(LOCAL):
             _read_local(fields, key, value)
         else:
+            if key in _HEEDED:
+                _heed(fields, key, value)
             lines.append(name + b": " + value)
     return fields
 
@@ -127,10 +142,23 @@ def trailer_lines(end: bytes) -> Sequence[bytes]:
         field = _FIELD.fullmatch(line)
         if field is None:
             return ()
-        key = field[1].lower()
-        if key not in _NO_TRAILER and not key.startswith(LOCAL):
+        if _may_trail(field[1].lower()):
             found.append(field[1] + b": " + field[2])
     return ()
+
+
+def request_trailers(lines: Sequence[bytes]) -> list[bytes]:
+    """Those of a request's trailer lines that may travel on."""
+    fields = [field for line in lines if (field := _FIELD.fullmatch(line)) is not None]
+    return [
+        field[1] + b": " + field[2]
+        for field in fields
+        if _may_trail(key := field[1].lower()) and key not in _NO_REQUEST_TRAILER
+    ]
+
+
+def _may_trail(key: bytes) -> bool:
+    return key not in _NO_TRAILER and not key.startswith(LOCAL)
 
 
 def header(raw: RawHeaders, name: bytes) -> bytes | None:
@@ -149,6 +177,14 @@ def _listed(raw: RawHeaders) -> frozenset[bytes] | set[bytes]:
     return listed
 
 
+def _heed(fields: RequestFields, key: bytes, value: bytes) -> None:
+    """What is the provider's, and says something to us too."""
+    if key == b"idempotency-key":
+        fields.idempotency_key = fields.idempotency_key or value or None
+    elif (parent := _TRACEPARENT.fullmatch(value)) is not None:
+        fields.parent = parent[1].decode()
+
+
 def _read_local(fields: RequestFields, key: bytes, value: bytes) -> None:
     if key == b"proxy-authorization":
         fields.proxy_authorization = value
@@ -158,3 +194,7 @@ def _read_local(fields: RequestFields, key: bytes, value: bytes) -> None:
         fields.session = value.decode("utf-8", "replace")[:200]
     elif key == b"autopay-trace":
         fields.trace = value.decode("utf-8", "replace")[:200]
+    elif key == b"autopay-idempotency-key":
+        fields.idempotency_key = value or fields.idempotency_key
+    elif key == b"autopay-tool":
+        fields.tool = value.decode("utf-8", "replace")[:200]

@@ -12,6 +12,7 @@ MAX_HELLO = 32 * 1024  # more than any client sends, post-quantum key shares inc
 _REQUEST = re.compile(rb"[A-Z][A-Z_-]{0,23} [/*hH]")
 _METHOD = re.compile(rb"[A-Z][A-Z_-]{0,23} ?")
 _HTTP2 = b"PRI "
+_LONGEST_METHOD = 32  # bytes; what is longer and has no space is none
 
 
 class Talk(Enum):
@@ -34,47 +35,63 @@ class _Cut(Exception):
     """The bytes end in mid-message."""
 
 
-def read_opening(data: bytes) -> Opening | None:
-    """Judge the first bytes; None if more are needed. Never raises."""
-    if not data:
-        return None
-    if data[0] != 0x16:
-        return _text(data)
-    if data[1:2] not in (b"", b"\x03"):
-        return Opening(Talk.OTHER)  # no version of TLS
-    try:
-        return Opening(Talk.TLS, _server_name(_handshake(data)))
-    except _Cut:
-        return None if len(data) < MAX_HELLO else Opening(Talk.TLS)
-    except ValueError:
-        return Opening(Talk.TLS)  # OpenSSL will say what is wrong with it
+class FirstBytes:
+    """Takes the first bytes as they come and says what they are. Looks at each of them once, so
+    that a program which sends them one by one costs no more than another."""
+
+    __slots__ = ("_at", "_left", "_message", "data")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._message = bytearray()  # the handshake message, put together from TLS records
+        self._at = 0  # behind what was put there
+        self._left = 0  # bytes to come of the record that `_at` is in
+
+    def add(self, data: bytes) -> Opening | None:
+        """What it is, None if more is needed. Never raises."""
+        self.data += data
+        if not self.data:
+            return None
+        if self.data[0] != 0x16:
+            return _text(bytes(self.data[:_LONGEST_METHOD]))
+        if len(self.data) > 1 and self.data[1] != 3:
+            return Opening(Talk.OTHER)  # no version of TLS
+        try:
+            return Opening(Talk.TLS, _server_name(self._handshake()))
+        except _Cut:
+            return None if len(self.data) < MAX_HELLO else Opening(Talk.TLS)
+        except ValueError:
+            return Opening(Talk.TLS)  # OpenSSL will say what is wrong with it
+
+    def _handshake(self) -> bytes:
+        """The ClientHello's body (RFC 8446 section 5.1)."""
+        data, message = self.data, self._message
+        while True:
+            if not self._left:
+                if len(data) < self._at + 5:
+                    raise _Cut
+                if data[self._at] != 0x16:
+                    raise ValueError("not a handshake record")
+                self._left = int.from_bytes(data[self._at + 3 : self._at + 5], "big")
+                self._at += 5
+            piece = data[self._at : self._at + self._left]
+            message += piece
+            self._at += len(piece)
+            self._left -= len(piece)
+            if len(message) >= 4:
+                if message[0] != 1:
+                    raise ValueError("not a ClientHello")
+                size = int.from_bytes(message[1:4], "big")
+                if len(message) >= 4 + size:
+                    return bytes(message[4 : 4 + size])
+            if self._left:
+                raise _Cut
 
 
 def _text(data: bytes) -> Opening | None:
     if _REQUEST.match(data) and not data.startswith(_HTTP2):
         return Opening(Talk.HTTP)
     return None if _METHOD.fullmatch(data) else Opening(Talk.OTHER)
-
-
-def _handshake(data: bytes) -> bytes:
-    """The ClientHello's body, put together from TLS records (RFC 8446 section 5.1)."""
-    message = b""
-    while True:
-        if len(data) < 5:
-            raise _Cut
-        if data[0] != 0x16:
-            raise ValueError("not a handshake record")
-        length = int.from_bytes(data[3:5], "big")
-        message += data[5 : 5 + length]
-        if len(message) >= 4:
-            if message[0] != 1:
-                raise ValueError("not a ClientHello")
-            size = int.from_bytes(message[1:4], "big")
-            if len(message) >= 4 + size:
-                return message[4 : 4 + size]
-        if len(data) < 5 + length:
-            raise _Cut
-        data = data[5 + length :]
 
 
 def _server_name(hello: bytes) -> str | None:

@@ -16,7 +16,7 @@ from cachetools import TTLCache
 
 from proxy.wire.downstream import Downstream
 from proxy.wire.gate import Agent
-from proxy.wire.hello import Opening, Talk, read_opening
+from proxy.wire.hello import FirstBytes, Opening, Talk
 from proxy.wire.origin import Origin
 from proxy.wire.problem import Problem
 from proxy.wire.routes import Caller, TunnelRouter
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NEWLINES = b"\r\n"  # some clients send stray ones behind a CONNECT
+MAX_NEWLINES = 64
 OPENING_SECONDS = 3.0  # a protocol in which the server speaks first says nothing to us
-HANDSHAKE_SECONDS = 30.0
 SILENT_CLOSES = 2
 SILENT_SECONDS = 300.0
 
@@ -47,6 +47,11 @@ _REJECTIONS = (
 class Certificates(Protocol):
     """Server contexts by host. `context_for` raises ValueError for what is no host name, and other
     exceptions of one line when there can be no certificate."""
+
+    @property
+    def generation(self) -> int:
+        """Another number once the CA is another one."""
+        ...
 
     def cached(self, host: str) -> ssl.SSLContext | None: ...
     async def context_for(self, host: str) -> ssl.SSLContext: ...
@@ -87,11 +92,16 @@ class Interceptor:
         self._rejected: TTLCache[tuple[str, str], str] = TTLCache(10_000, rules.reject_seconds)
         self._silent: TTLCache[tuple[str, str], int] = TTLCache(10_000, SILENT_SECONDS)
         self._trusted: TTLCache[tuple[str, str], bool] = TTLCache(10_000, rules.reject_seconds)
+        self._generation = certificates.generation  # of the CA that these have seen
 
     def opens(self, caller: Caller, host: str) -> bool:
         """Whether this CONNECT is to be looked into. Raises Problem if it is to be refused."""
         if not self._rules.opens(host):
             return False
+        if self._certificates.generation != self._generation:
+            self._generation = self._certificates.generation
+            for seen in (self._rejected, self._silent, self._trusted):
+                seen.clear()  # nobody has said anything of the new CA
         why = self._rejected.get((caller.agent.name, host))
         if why is None:
             return True
@@ -123,7 +133,11 @@ class Interceptor:
         listener = _Listener(self._loop, early)
         transport.set_protocol(listener)
         transport.resume_reading()
-        opening, early = await listener.opening()
+        try:
+            opening, early = await listener.opening(self._plane.limits.client_header)
+        except TimeoutError:
+            transport.abort()
+            return
         if not transport.is_closing():
             transport.pause_reading()
         name = (opening.server_name or host).lower().rstrip(".")
@@ -168,7 +182,9 @@ class Interceptor:
             return
         waiting = _Waiting()
         try:
-            tls = await _start_tls(self._loop, transport, waiting, context, early)
+            tls = await _start_tls(
+                self._loop, transport, waiting, context, early, self._plane.limits.client_header
+            )
         except (OSError, ssl.SSLError) as error:
             transport.abort()
             if any(word in str(error) for word in _REJECTIONS):
@@ -236,6 +252,10 @@ class _Inner(Downstream):
         self._agent = agent
         self._spoke = router.origin.scheme == "http"  # no certificate was shown
 
+    @property
+    def _has_place(self) -> bool:
+        return True  # that of the connection which asked for the tunnel
+
     def data_received(self, data: bytes) -> None:
         if not self._spoke:  # at once: this connection may outlive others that stay silent
             self._spoke = True
@@ -254,22 +274,32 @@ class _Listener(asyncio.Protocol):
     """Waits for enough of a tunnel's first bytes to know what they are."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, early: bytes) -> None:
-        self._data = early
+        self._newlines = b""
+        self._first = FirstBytes()
         self._known: asyncio.Future[Opening] = loop.create_future()
-        self._judge()
+        self.data_received(early)
 
-    async def opening(self) -> tuple[Opening, bytes]:
-        """What it is, and the bytes so far. Silence is something other than HTTP; so is an end."""
-        try:
-            async with asyncio.timeout(OPENING_SECONDS):
-                opening = await asyncio.shield(self._known)
-        except TimeoutError:
-            opening = Opening(Talk.OTHER)
-        return opening, self._data if opening.talk is Talk.OTHER else self._data.lstrip(NEWLINES)
+    async def opening(self, patience: float) -> tuple[Opening, bytes]:
+        """What it is, and the bytes so far. Silence is something other than HTTP; so is an end.
+        Raises TimeoutError if it has begun, and is not told in `patience` seconds."""
+        silence = min(OPENING_SECONDS, patience)
+        await asyncio.wait([self._known], timeout=silence)
+        if not self._known.done() and self._first.data:
+            await asyncio.wait([self._known], timeout=patience - silence)
+            if not self._known.done():
+                raise TimeoutError
+        opening = self._known.result() if self._known.done() else Opening(Talk.OTHER)
+        data = bytes(self._first.data)
+        return opening, self._newlines + data if opening.talk is Talk.OTHER else data
 
     def data_received(self, data: bytes) -> None:
-        self._data += data
-        self._judge()
+        if not self._first.data:
+            rest = data.lstrip(NEWLINES)
+            self._newlines = (self._newlines + data[: len(data) - len(rest)])[-MAX_NEWLINES:]
+            data = rest
+        opening = self._first.add(data)
+        if opening is not None and not self._known.done():
+            self._known.set_result(opening)
 
     def eof_received(self) -> bool:
         if not self._known.done():
@@ -278,11 +308,6 @@ class _Listener(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.eof_received()
-
-    def _judge(self) -> None:
-        opening = read_opening(self._data.lstrip(NEWLINES))
-        if opening is not None and not self._known.done():
-            self._known.set_result(opening)
 
 
 class _Waiting(asyncio.Protocol):
@@ -302,9 +327,10 @@ async def _start_tls(
     protocol: asyncio.Protocol,
     context: ssl.SSLContext,
     early: bytes,
+    patience: float,
 ) -> asyncio.Transport | None:
     """loop.start_tls() for bytes that were read already: the TLS layer gets them before the socket
-    is read again. Works on asyncio and uvloop."""
+    is read again. Works on asyncio and uvloop. The handshake may take `patience` seconds."""
     transport.pause_reading()
     task = loop.create_task(
         loop.start_tls(
@@ -312,7 +338,7 @@ async def _start_tls(
             protocol,
             context,
             server_side=True,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_handshake_timeout=patience,
         )
     )
     await asyncio.sleep(0)  # start_tls() has put its protocol on the transport

@@ -12,7 +12,7 @@ class Limits:
     replay_memory_bytes: int = 1024 * 1024
     replay_disk_bytes: int = 100 * 1024 * 1024
     connections: int = 1000
-    """Programs connected at once."""
+    """Programs connected at once, those behind tunnels among them."""
     connect: float = 10.0
     response: float = 300.0
     """Until an answer's head is whole, from the request's last byte or a 1xx on."""
@@ -24,5 +24,13 @@ class Limits:
     """Until a request's head is complete."""
     challenge: float = 10.0
     """How long the body of a 402 is waited for before what has come of it is decided on."""
+    retry_attempts: int = 3
+    """How often a paid request's connection is tried again while no byte has left; 0: never."""
+    retry_backoff: float = 1.0
+    """Before the first such attempt; twice that before the second, and so on, give or take 20 %."""
+    retry_total: float = 30.0
+    """All of them together: what was signed is good for a minute or so."""
+    keep_memory_bytes: int = 64 * 1024 * 1024
+    """Copies of paid answers under way, all together, in case that their programs hang up."""
     receipt_wait: float = 2.0
     """How long a paid answer's last byte waits for its receipt."""

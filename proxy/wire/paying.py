@@ -1,22 +1,28 @@
 """Off the fast path: a 402 was met. Ask the gate; if it pays, ask the provider again, once."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
 
-from proxy.wire.answer import answer_lines, reason_bytes, switch
+from proxy.crashpoints import reached
+from proxy.wire.answer import answer_lines, reason_bytes
 from proxy.wire.call import Call
+from proxy.wire.delivering import HUNG_UP, deliver, replay
 from proxy.wire.dial import DialError, Forbidden
 from proxy.wire.gate import (
     Agent,
-    Delivery,
     Lost,
     NotSent,
     Paid,
     PassThrough,
     PaymentRequired,
+    Replayed,
+    RetryNote,
     Ticket,
 )
 from proxy.wire.origin import Origin
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
     from proxy.wire.plane import DataPlane
 
 log = logging.getLogger(__name__)
+
+NO_BODY = hashlib.sha256(b"").digest()
 
 
 class Unpaid(Protocol):
@@ -62,11 +70,15 @@ async def pay(plane: "DataPlane", call: Call, challenge: PaymentRequired, unpaid
             call.body.forget()  # one attempt, and no other
     if isinstance(reply, Paid):
         unpaid.drop()
-        await _deliver(plane, call, reply)
+        assert isinstance(reply.answer, Answer)
+        await deliver(plane, call, reply.answer, reply)
         return
     purchase.close()
     if isinstance(reply, PassThrough):
         unpaid.pass_through(tuple(name + b": " + value for name, value in reply.headers))
+    elif isinstance(reply, Replayed):
+        unpaid.drop()
+        replay(call, reply)
     else:
         unpaid.drop()
         call.reply.problem(reply)
@@ -84,9 +96,13 @@ class Purchase:
         self.raw_headers: RawHeaders = call.raw_headers
         self.session = call.session
         self.trace = call.trace
+        self.tool = call.tool
+        self.payment_id: UUID | None = None
         self.ticket: Ticket = call.ticket
         self.mount = call.mount
+        self.idempotency_key = call.idempotency_key
         self._answer: Answer | None = None
+        self._body_sha256: bytes | None = None
 
     @property
     def url(self) -> str:
@@ -104,13 +120,20 @@ class Purchase:
     def gone(self) -> bool:
         return self._call.leaving
 
+    async def body_sha256(self) -> bytes | None:
+        if self._call.body is None:
+            return NO_BODY
+        if self._body_sha256 is None:
+            self._body_sha256 = await self._call.body.sha256()
+        return self._body_sha256
+
     async def attempt(self, header: tuple[bytes, bytes]) -> "Answer":
         call, plane = self._call, self._plane
         assert self._answer is None, "one paid attempt per request"
         upstream = plane.pool.take(call.origin, call.leave, fresh=True, tunnel=call.upgrade)
         if upstream is None:
             try:
-                upstream = await plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
+                upstream = await self._dial()
             except DialError as error:
                 if isinstance(error, Forbidden):  # its name was bound anew after the 402
                     plane.gate.turned_away(call.turned_away(error.code, error.address))
@@ -135,8 +158,47 @@ class Purchase:
             timeout=plane.limits.paid_response,
             upgrade=call.upgrade,
         )
+        reached("send.midway")
         await answer.head_came()
         return answer
+
+    async def _dial(self) -> Upstream:
+        """A connection, or DialError. What is signed and paid for by nobody else is worth some
+        patience: as long as no byte of it has left, trying again can do no harm."""
+        call, plane, limits = self._call, self._plane, self._plane.limits
+        end = plane.loop.time() + limits.retry_total
+        number, delay = 0, 0.0
+        while True:
+            try:
+                upstream = await plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
+            except DialError as error:
+                if number:
+                    plane.gate.retried(self, RetryNote(number, delay, False, str(error)))
+                delay = limits.retry_backoff * 2**number * random.uniform(0.8, 1.2)  # noqa: S311
+                if (
+                    number == limits.retry_attempts
+                    or error.lasting
+                    or plane.loop.time() + delay > end
+                ):
+                    raise
+            else:
+                if number:
+                    plane.gate.retried(self, RetryNote(number, delay, True, ""))
+                return upstream
+            number += 1
+            await self._wait(delay)
+
+    async def _wait(self, seconds: float) -> None:
+        """Returns after `seconds`, or raises NotSent as soon as nobody waits for the answer."""
+        call = self._call
+        left = asyncio.Event()
+        call.on_leaving = left.set
+        with contextlib.suppress(TimeoutError):
+            if not call.leaving:
+                await asyncio.wait_for(left.wait(), seconds)
+        call.on_leaving = None
+        if call.leaving:
+            raise NotSent("the program hung up")
 
     def close(self) -> None:
         """Nothing of the paid answer goes to the program."""
@@ -215,13 +277,13 @@ class Answer:
     def forsaken(self) -> None:
         """The program has gone. If it owes us some of the request, no answer will come."""
         if self.call.body is not None and not self.call.body.arrived:
-            self.hang_up()
+            self.hang_up(HUNG_UP)
 
-    def hang_up(self) -> None:
-        """The program has gone: there is nobody to bring the answer to."""
+    def hang_up(self, why: str) -> None:
+        """The program has gone: there is nobody to bring the answer to, nor is it kept."""
         if not self.ended and self._error is None:
             self.upstream.abort()
-            self.on_lost(UpstreamError("the program hung up"))
+            self.on_lost(UpstreamError(why))
 
     @property
     def error(self) -> UpstreamError | None:
@@ -266,65 +328,3 @@ class Answer:
         upstream.hold()  # until it is joined to the program
         self.ended = True
         self._head_came.set_result(None)
-
-
-async def _deliver(plane: "DataPlane", call: Call, paid: Paid) -> None:
-    """Relay a paid answer. Its last byte waits for the record, bounded."""
-    answer = paid.answer
-    assert isinstance(answer, Answer)
-    call.on_gone = answer.hang_up
-    if call.gone:
-        answer.hang_up()
-    extra = [name + b": " + value for name, value in paid.headers]
-    digest, size, kept = hashlib.sha256(), 0, b""
-    head_is_last = not answer.has_body
-    if not head_is_last:
-        _write_head(answer, extra)
-        call.reply.data(b"")
-    while data := await answer.next():
-        digest.update(data)
-        size += len(data)
-        if answer.ended:
-            kept = data  # the end is known to be here: hold it back
-            break
-        call.reply.data(data)
-        await call.reply.drained()
-    complete = answer.ended and not call.gone
-    call.on_gone = None
-    delivery = Delivery(
-        status=answer.status,
-        sha256=digest.hexdigest(),
-        size=size,
-        complete=complete,
-        error=None if complete else str(answer.error or "the program hung up"),
-        first_byte_ms=round((answer.first_byte_at - answer.sent_at) * 1000),
-        total_ms=round((plane.loop.time() - answer.sent_at) * 1000),
-    )
-    record = plane.spawn(_finish(paid, delivery))
-    await asyncio.wait([record], timeout=plane.limits.receipt_wait)
-    if answer.switched is not None:
-        answer.upstream.unhold()
-        switch(call, answer.head, answer.switched, answer.upstream, extra)
-    elif not complete:
-        call.reply.broken()
-    else:
-        if head_is_last:
-            _write_head(answer, extra)
-        call.reply.end(kept, answer.trailers)
-
-
-async def _finish(paid: Paid, delivery: Delivery) -> None:
-    try:
-        await paid.finish(delivery)
-    except Exception:
-        log.exception("the record of a delivery was not written")
-
-
-def _write_head(answer: Answer, extra: list[bytes]) -> None:
-    answer.call.reply.head(
-        answer.head.code,
-        reason_bytes(answer.head),
-        [*answer_lines(answer.head, answer.call), *extra],
-        has_body=answer.has_body,
-        length_known=answer.length_known,
-    )

@@ -15,12 +15,14 @@ from proxy.wire.downstream import Downstream
 from proxy.wire.gate import Gate, TurnedAway
 from proxy.wire.intercept import ESTABLISHED, Certificates, Interceptor, TunnelRules
 from proxy.wire.limits import Limits
+from proxy.wire.outcomes import Outcomes
 from proxy.wire.parsers import require_c_parser
 from proxy.wire.pool import Pool
 from proxy.wire.problem import Problem
 from proxy.wire.relay import Relay, unreachable
 from proxy.wire.reply import Reply
 from proxy.wire.routes import Caller, Router
+from proxy.wire.tap import Stock
 from proxy.wire.tunnel import Tunnel, TunnelEnd, join
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,9 @@ class DataPlane:
             self.loop, timeout=limits.connect, ca_file=ca_file, resolver=resolver, chain=chain
         )
         self.dialer.own.extend(off_limits)
+        self.outcomes = Outcomes()
+        self.copies = Stock(limits.keep_memory_bytes)
+        """Of paid answers under way."""
         self.pool = Pool(
             self.loop, self.dialer, header_bytes=limits.header_bytes, idle_timeout=limits.idle
         )
@@ -60,6 +65,7 @@ class DataPlane:
         self._servers: list[asyncio.Server] = []
         self._connections: set[Downstream] = set()
         self._tunnels: set[Tunnel] = set()
+        self._opening = 0  # tunnels of which it is not known yet what is in them
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchdog = self.loop.call_later(WATCH_SECONDS, self._watch)
 
@@ -91,7 +97,7 @@ class DataPlane:
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        for tunnel in self._tunnels:
+        for tunnel in list(self._tunnels):
             tunnel.drop()
         self.pool.close()
         # A payment under way hears that its answer is lost, and has time to record that.
@@ -100,18 +106,41 @@ class DataPlane:
         for task in self._tasks:
             task.cancel()
 
+    def keep_from(self, servers: Iterable[tuple[str, int]]) -> None:
+        """More servers, by name or address, to which nobody is taken, whatever a policy says."""
+        self.dialer.own.extend(servers)
+
+    @property
+    def connections(self) -> int:
+        """How many programs are connected."""
+        return len(self._connections)
+
+    @property
+    def tunnels(self) -> int:
+        """How many tunnels are joined blind, upgraded connections among them."""
+        return len(self._tunnels)
+
+    @property
+    def programs(self) -> int:
+        """How many of the places in `limits.connections` are taken: by connections, by tunnels, and
+        by tunnels that are being opened."""
+        return len(self._connections) + len(self._tunnels) + self._opening
+
     # --- for the connections
 
     def opened(self, connection: Downstream) -> bool:
-        """Whether there is room for one more program."""
+        """Whether there is room for one more program. A tunnel keeps the place of the connection
+        that it was."""
         self._connections.add(connection)
-        return len(self._connections) <= self.limits.connections
+        return self.programs <= self.limits.connections
 
     def closed(self, connection: Downstream) -> None:
         self._connections.discard(connection)
 
     def joined(self, tunnel: Tunnel) -> None:
-        self._tunnels.add(tunnel)
+        if not tunnel.closed:
+            self._tunnels.add(tunnel)
+            tunnel.on_closed = self._tunnels.discard
 
     def begin(self, call: Call, downstream: Downstream) -> None:
         """A request is to be answered."""
@@ -125,9 +154,25 @@ class DataPlane:
         if interceptor is not None and interceptor.opens(caller, host):
             transport, early = downstream.leave()
             if transport is not None:
-                self.spawn(interceptor.open(caller, host, port, transport, early))
+                self.outcomes.ended("opened", 0)
+                self._opening += 1
+                self.spawn(self._open(interceptor, caller, host, port, transport, early))
         else:
             self.spawn(self._tunnel(caller, host, port, reply))
+
+    async def _open(
+        self,
+        interceptor: Interceptor,
+        caller: Caller,
+        host: str,
+        port: int,
+        transport: asyncio.Transport,
+        early: bytes,
+    ) -> None:
+        try:
+            await interceptor.open(caller, host, port, transport, early)
+        finally:
+            self._opening -= 1
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` as a task that is kept until done, and whose failure is logged."""
@@ -160,7 +205,11 @@ class DataPlane:
             log.info("a tunnel to %s:%d was not joined: %s", host, port, problem.detail)
             transport.abort()
         else:
-            self.joined(join(transport, far, b"", early))
+            silent = not early and not far.early
+            tunnel = join(transport, far, b"", early)
+            if silent:  # somebody has to begin
+                tunnel.expect(self.loop.time() + self.limits.client_header)
+            self.joined(tunnel)
 
     async def far_end(self, caller: Caller, host: str, port: int) -> TunnelEnd:
         """The provider's end of a blind tunnel; raises Problem if there can be none."""
@@ -186,8 +235,7 @@ class DataPlane:
             connection.deadline = 0.0
             connection.expired()
         self.pool.sweep(now)
-        self._tunnels = {tunnel for tunnel in self._tunnels if not tunnel.closed}
-        for tunnel in self._tunnels:
+        for tunnel in list(self._tunnels):
             tunnel.check(now, self.limits.idle)
         self._watchdog = self.loop.call_later(WATCH_SECONDS, self._watch)
 

@@ -62,6 +62,11 @@ class Pool:
         self._idle.pop(origin, None)
         return None
 
+    @property
+    def idle(self) -> int:
+        """How many connections wait for somebody to use them."""
+        return sum(upstream.idle for stack in self._idle.values() for upstream, _ in stack)
+
     async def dial(self, origin: Origin, leave: Leave, *, tunnel: bool = False) -> Upstream:
         """A new connection, or DialError. `tunnel`: see Dialer."""
         upstream = await self._dialer.dial(origin, leave, lambda: self._make(origin), tunnel=tunnel)

@@ -16,6 +16,7 @@ from proxy.wire.headers import response_lines
 from proxy.wire.parsers import ResponseHead
 from proxy.wire.paying import pay
 from proxy.wire.problem import Problem
+from proxy.wire.tap import listen_in
 from proxy.wire.upstream import Upstream, UpstreamError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Relay:
         except Problem as problem:
             call.reply.problem(problem)
             return
+        if not call.upgrade:
+            listen_in(self.plane.gate, call)
         call.on_gone = self.gone
         if call.mount_point is None:
             call.leave = self.plane.gate.leave(call.agent)
@@ -167,6 +170,7 @@ class Relay:
     def gone(self) -> None:
         """The program has hung up."""
         self.call.ticket.neutral()
+        self.call.reply.forsaken()
         if self.upstream is not None:
             self.upstream.abort()
         if self.call.body is not None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from proxy.wire.endpoint import reset
 from proxy.wire.problem import Problem
+from proxy.wire.tap import Recorder
 from proxy.wire.tunnel import TunnelEnd
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class Reply:
         "_head_only",
         "_http10",
         "_keep",
+        "_status",
+        "outcome",
+        "recorder",
         "started",
     )
 
@@ -35,7 +39,11 @@ class Reply:
         self._chunked = False
         self._head = b""
         self._ended = False
+        self._status = 0
+        self.outcome = "answered"
+        """As `Outcomes` counts it, when it has ended."""
         self.started = False
+        self.recorder: Recorder | None = None
 
     @property
     def takes_trailers(self) -> bool:
@@ -53,6 +61,9 @@ class Reply:
         """Status line and fields, kept until data() or end(). `lines` carry a Content-Length iff
         `length_known`, or as information where there is no body."""
         self.started = True
+        self._status = code
+        if self.recorder is not None:
+            self.recorder.head(code, lines)
         self._chunked = has_body and not length_known and not self._http10
         if self._downstream.uploading:
             self._keep = False  # the rest of the request may never be read
@@ -70,6 +81,8 @@ class Reply:
 
     def data(self, data: bytes) -> None:
         """More of the body. The head goes out with the first call, be it b""."""
+        if self.recorder is not None:
+            self.recorder.data(data)
         if data and self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._write(data)
@@ -77,13 +90,18 @@ class Reply:
     def end(self, data: bytes = b"", trailers: Sequence[bytes] = ()) -> None:
         """The last bytes, and the turn of the next request. Only a chunked answer has a place for
         trailers."""
+        last = data
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
             data += b"\r\n".join([b"0", *trailers, b"\r\n"])
         self._write(data)
         if not self._ended:
             self._ended = True
+            self._downstream.note(self.outcome, self._status)
             self._downstream.answered(keep=self._keep)
+            if self.recorder is not None:
+                self.recorder.data(last)
+                self.recorder.end(complete=True)
 
     async def drained(self) -> None:
         """Returns when the program has room for more, or is gone."""
@@ -91,13 +109,22 @@ class Reply:
 
     def broken(self) -> None:
         """The answer can't be completed: it must not look complete either."""
+        self.forsaken()
+        self.outcome = "broken"
         transport = self._downstream.transport
         if transport is not None and not self._ended:
             reset(transport)
 
+    def forsaken(self) -> None:
+        """No more of the answer will be written, whoever is to blame."""
+        if self.recorder is not None:
+            self.recorder.end(complete=False)
+
     def problem(self, problem: Problem, *, close: bool = False) -> None:
         """An answer of our own."""
         body = problem.body()
+        self.outcome = "failed" if problem.status >= 500 else "refused"
+        self._downstream.told(problem.code)
         lines = [
             b"Content-Type: application/problem+json",
             b"Content-Length: %d" % len(body),

@@ -1,6 +1,7 @@
 """Two connections joined back to back: CONNECT, and what follows a 101."""
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 from proxy.wire.endpoint import WRITE_HIGH, reset
@@ -9,11 +10,12 @@ from proxy.wire.endpoint import WRITE_HIGH, reset
 class TunnelEnd(asyncio.Protocol):
     """One end. Bytes, pauses and half-closes go to the other."""
 
-    __slots__ = ("early", "finished", "moved", "peer", "transport")
+    __slots__ = ("early", "finished", "moved", "peer", "transport", "tunnel")
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer: TunnelEnd | None = None
+        self.tunnel: Tunnel | None = None
         self.early = b""  # came before the other end was there
         self.finished = False  # sends no more
         self.moved = True  # since the watchdog looked last
@@ -50,6 +52,8 @@ class TunnelEnd(asyncio.Protocol):
                 self.peer.transport.close()
             else:
                 reset(self.peer.transport)
+        if self.tunnel is not None:
+            self.tunnel.end_lost()
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.transport is not None:
@@ -64,16 +68,28 @@ class TunnelEnd(asyncio.Protocol):
 class Tunnel:
     """Two ends that were joined, for the watchdog."""
 
-    __slots__ = ("deadline", "far", "near")
+    __slots__ = ("deadline", "far", "near", "on_closed")
 
     def __init__(self, near: TunnelEnd, far: TunnelEnd) -> None:
         self.near = near
         self.far = far
         self.deadline = 0.0
+        self.on_closed: Callable[[Tunnel], None] | None = None
+        near.tunnel = far.tunnel = self
 
     @property
     def closed(self) -> bool:
         return self.near.transport is None and self.far.transport is None
+
+    def end_lost(self) -> None:
+        """One end is gone. With the other, the tunnel is."""
+        if self.closed and self.on_closed is not None:
+            self.on_closed(self)
+
+    def expect(self, deadline: float) -> None:
+        """Nothing has been said yet: drop both ends if nothing is until `deadline` (loop time)."""
+        self.near.moved = self.far.moved = False
+        self.deadline = deadline
 
     def check(self, now: float, idle: float) -> None:
         """Drop both ends when nothing has moved for `idle` seconds."""

@@ -1,6 +1,7 @@
 """One connection to a provider: a request out, an answer in, and back to the pool."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -57,6 +58,7 @@ class Upstream(Endpoint):
     """A client connection. `release` is called with self when it may serve another request."""
 
     __slots__ = (
+        "_begun",
         "_body",
         "_end",
         "_header_bytes",
@@ -106,8 +108,9 @@ class Upstream(Endpoint):
         self._upgrade = False
         self._keep = False
         self._timeout = 0.0
-        self._end: bytes | None = None  # the last bytes of an answer that announced trailers
+        self._end: bytes | None = None  # the last bytes of a chunked answer
         self._seen = 0  # bytes of a head that is not complete yet
+        self._begun: bytes | None = b""  # those bytes; None behind a 1xx
 
     # --- one request
 
@@ -130,6 +133,7 @@ class Upstream(Endpoint):
         self._receiver = receiver
         self._payload = None
         self._end = None
+        self._begun = b""
         self._body = body
         self._seen = 0
         self._upgrade = upgrade
@@ -200,19 +204,57 @@ class Upstream(Endpoint):
         try:
             messages, _, tail = self.parser.feed_data(data)
         except HttpProcessingError as error:
-            self.fail(UpstreamError(f"the answer is not valid HTTP: {plain(error)}"))
+            if not self._whole_before_it(data):
+                self.fail(UpstreamError(f"the answer is not valid HTTP: {plain(error)}"))
+            elif self._receiver is not None:
+                self._deliver()
             return
         for head, payload in messages:
             self._head(head, payload, tail)
             if self._receiver is None:
                 return
         if self._payload is None:
-            if self._seen > 2 * self._header_bytes:
-                self.fail(UpstreamError(TOO_LARGE))
+            self._half_a_head(data, behind_interim=bool(messages))
             return
         if self._end is not None:
-            self._end = (self._end + data)[-MAX_TRAILERS:]
+            few = len(data) < MAX_TRAILERS
+            self._end = (self._end + data if few else data)[-MAX_TRAILERS:]
         self._deliver()
+
+    def _half_a_head(self, data: bytes, *, behind_interim: bool) -> None:
+        if self._seen > 2 * self._header_bytes:
+            self.fail(UpstreamError(TOO_LARGE))
+        elif behind_interim:
+            self._begun = None
+        elif self._begun is not None:
+            self._begun += data
+
+    def _whole_before_it(self, data: bytes) -> bool:
+        """Whether the answer had come whole before what is wrong in `data`. If so, its head has
+        been told, its body can be delivered, and the connection is not used again."""
+        if self._payload is None:
+            # The parser forgets what it found before an error in the same piece. A line at a time
+            # tells where that is.
+            if self._begun is None:
+                return False
+            heads: list[tuple[ResponseHead, Payload]] = []
+            parser = response_parser(self, self.loop, self._header_bytes, with_body=self._with_body)
+            self.parser = parser
+            with contextlib.suppress(HttpProcessingError):
+                for line in (self._begun + data).splitlines(keepends=True):
+                    heads += parser.feed_data(line)[0]
+            final = [(head, payload) for head, payload in heads if head.code >= 200]
+            if not final or not final[0][1].is_eof():
+                return False
+            for head, payload in heads[: heads.index(final[0]) + 1]:
+                self._head(head, payload, b"")
+                if self._receiver is None:
+                    return True
+        elif not self._payload.is_eof():
+            return False
+        self._keep = False
+        self._end = None  # it does not end where the answer does
+        return True
 
     def eof_received(self) -> bool | None:
         return None
@@ -257,7 +299,9 @@ class Upstream(Endpoint):
     def _head(self, head: ResponseHead, payload: Payload, tail: bytes) -> None:
         assert self._receiver is not None
         if self._payload is not None:
-            self._keep = False  # a second answer to one request: out of step, never reuse
+            # A second answer to one request: out of step, never reuse.
+            self._keep = False
+            self._end = None
         elif head.code >= 200:
             self._begin_answer(head, payload)
         elif head.code == 101 and self._upgrade and head.upgrade:
@@ -286,7 +330,7 @@ class Upstream(Endpoint):
         self._payload = payload if has_body else EMPTY_PAYLOAD
         self._keep = not head.should_close
         self.deadline = self.loop.time() + self._idle_timeout
-        if has_body and head.chunked and header(head.raw_headers, b"trailer") is not None:
+        if has_body and head.chunked:
             self._end = b""
         assert self._receiver is not None
         self._receiver.on_head(head, has_body=has_body, length_known=length is not None)

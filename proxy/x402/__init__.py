@@ -8,7 +8,7 @@ from .assets import ASSETS, Asset, find_asset
 from .challenge import Challenge, Dropped, NotPayable, Offer, read_challenge
 from .networks import SOLANA_DEVNET, SOLANA_MAINNET, SOLANA_TESTNET, normalise
 from .outcome import Fate, Outcome, Settlement, read_outcome, read_settlement
-from .payment import PAYMENT_HEADERS, payment_header
+from .payment import PAYMENT_HEADERS, payment_header, takes_identifier
 
 __all__ = [
     "ASSETS",
@@ -30,4 +30,5 @@ __all__ = [
     "read_challenge",
     "read_outcome",
     "read_settlement",
+    "takes_identifier",
 ]

@@ -48,6 +48,11 @@ def payment_header(
     return b"PAYMENT-SIGNATURE", _encode(message)
 
 
+def takes_identifier(challenge: Challenge, offer: Offer) -> bool:
+    """Whether `payment_header` sends a payment id."""
+    return offer.version != 1 and _identifier(challenge.extensions, "") is not None
+
+
 def _identifier(extensions: Any, payment_id: str) -> dict[str, Any] | None:
     """The server's extension object with our id added to its info, which must stay unchanged."""
     offered = extensions.get(_PAYMENT_IDENTIFIER) if isinstance(extensions, dict) else None

@@ -21,6 +21,7 @@ import pytest
 
 from proxy.cli import main
 from proxy.postgres.processes import servers_in
+from proxy.vault import FileKeys, Vault
 
 
 @dataclass
@@ -39,6 +40,11 @@ class Autopay:
     @property
     def config(self) -> Path:
         return self.data / "autopay.toml"
+
+    @property
+    def vault(self) -> Vault:
+        """Its secret key, as it keeps it by default."""
+        return Vault(FileKeys(self.data / "secret.key"))
 
     @property
     def wallet(self) -> Path:

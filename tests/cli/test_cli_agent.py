@@ -14,9 +14,9 @@ def listed(autopay: Autopay) -> dict[str, Any]:
     return {record["agent"]: record for record in records}
 
 
-async def agent_of(dsn: str, token: str) -> str | None:
+async def agent_of(autopay: Autopay, dsn: str, token: str) -> str | None:
     """Whose token the proxy takes this for."""
-    directory = Directory(dsn)
+    directory = Directory(dsn, autopay.vault)
     await directory.start()
     agent = directory.by_token(token)
     await asyncio.sleep(0)  # its watcher must have begun before it can be told to end
@@ -28,10 +28,11 @@ async def test_a_life(autopay: Autopay, dsn: str) -> None:
     assert autopay.well("agent", "list").startswith("No agents yet")
     said = autopay.well("agent", "add", "bot")
     assert said.startswith(
-        "Agent bot may spend at most $0.05 per call, $1.00 per day and $1.00 per session.\n"
+        "Agent bot may spend at most $0.05 per call, $1.00 per day, $1.00 per session and"
+        " $1.00 per trace.\n"
     )
     token = said.partition("http://bot:")[2].partition("@")[0]
-    assert await agent_of(dsn, token) == "bot"
+    assert await agent_of(autopay, dsn, token) == "bot"
     assert token not in autopay.well("agent", "list")
 
     autopay.well("agent", "freeze", "bot")
@@ -40,12 +41,12 @@ async def test_a_life(autopay: Autopay, dsn: str) -> None:
     assert listed(autopay)["bot"]["frozen"] is False
 
     handed = json.loads(autopay.well("agent", "rotate", "bot", "--json"))
-    assert await agent_of(dsn, token) is None
-    assert await agent_of(dsn, handed["token"]) == "bot"
+    assert await agent_of(autopay, dsn, token) is None
+    assert await agent_of(autopay, dsn, handed["token"]) == "bot"
     assert handed["proxy_url"] == f"http://bot:{handed['token']}@127.0.0.1:8402"
 
     autopay.well("agent", "remove", "bot")
-    assert await agent_of(dsn, handed["token"]) is None
+    assert await agent_of(autopay, dsn, handed["token"]) is None
     assert listed(autopay) == {}
 
 
@@ -102,3 +103,26 @@ def test_what_cannot_be(autopay: Autopay) -> None:
     bad = autopay.refused("agent", "add", "b", "--allow-endpoint", "ftp://x/*")
     assert "the scheme is http, https or *" in bad
     assert list(listed(autopay)) == ["bot"]
+
+
+def test_chats_are_kept_only_on_request(autopay: Autopay) -> None:
+    autopay.well("agent", "add", "quiet")
+    said = autopay.well("agent", "add", "bot", "--capture-chat", "on")
+    assert "What agent bot says to chat endpoints, and the answers, are kept." in said
+    assert {name: one["capture_chat"] for name, one in listed(autopay).items()} == {
+        "quiet": False,
+        "bot": True,
+    }
+    assert "active, chats kept" in autopay.well("agent", "list")
+    # With a limit or without, and what is not named stays.
+    autopay.well("agent", "set", "bot", "--daily", "5")
+    assert listed(autopay)["bot"]["capture_chat"] is True
+    assert "is not kept" in autopay.well("agent", "set", "bot", "--capture-chat", "off")
+    assert listed(autopay)["bot"]["capture_chat"] is False
+    autopay.well("agent", "set", "bot", "--capture-chat", "on", "--daily", "6")
+    bot = listed(autopay)["bot"]
+    assert (bot["capture_chat"], bot["daily_usd"]) == (True, "6.00")
+    # Whoever comes back after a removal is asked again.
+    autopay.well("agent", "remove", "bot")
+    autopay.well("agent", "add", "bot")
+    assert listed(autopay)["bot"]["capture_chat"] is False

@@ -24,12 +24,12 @@ TRANSACTION = "4" * 80 + "12345678"
 
 
 @pytest.fixture
-async def ledger(dsn: str) -> AsyncIterator[Ledger]:
+async def ledger(dsn: str, autopay: Autopay) -> AsyncIterator[Ledger]:
     """`bot` paid, has a payment in doubt, and was denied; `other` did nothing."""
     database = await Database.open(dsn)
     ledger = Ledger(database)
-    bot = (await agents.add(database, "bot")).agent
-    await agents.add(database, "other")
+    bot = (await agents.add(database, autopay.vault, "bot")).agent
+    await agents.add(database, autopay.vault, "other")
     paid, lost = reservation(bot, "http://api.example/paid"), reservation(bot, NASTY)
     for one in (paid, lost):
         await ledger.reserve(one)

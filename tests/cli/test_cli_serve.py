@@ -25,6 +25,7 @@ def listening(autopay: Autopay, ports: tuple[int, int]) -> Autopay:
     autopay.env |= {
         "AUTOPAY_LISTEN__PROXY": f"127.0.0.1:{ports[0]}",
         "AUTOPAY_LISTEN__MOUNTS": f"127.0.0.1:{ports[1]}",
+        "AUTOPAY_LISTEN__ADMIN": "off",
         # No node there: to serve takes none, and the tests need no network.
         "AUTOPAY_NETWORKS__DEVNET__RPC_URL": "http://127.0.0.1:1",
     }

@@ -44,6 +44,8 @@ class Shop:
     http: str = ""
     https: str = ""
     seen: dict[str, list[Seen]] = field(default_factory=lambda: defaultdict(list))
+    files: dict[str, bytes] = field(default_factory=dict)
+    """More of what costs nothing, by path."""
     halfway: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -72,6 +74,8 @@ class Shop:
             writer.write(reply(200, [(b"Content-Type", b"text/plain")], REFS))
         elif path.startswith("/repository/HEAD"):
             writer.write(reply(200, [], b"ref: refs/heads/main\n"))
+        elif path in self.files:
+            writer.write(reply(200, [], self.files[path]))
         elif path.startswith("/free/"):
             writer.write(reply(200, [], b"free"))
         elif seen.payment is None:

@@ -1,12 +1,17 @@
 """The first bytes of a tunnel: whatever they are, and however they come."""
 
 import ssl
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.hello import MAX_HELLO, Opening, Talk, read_opening
+from proxy.wire.hello import MAX_HELLO, FirstBytes, Opening, Talk
+
+
+def read_opening(data: bytes) -> Opening | None:
+    return FirstBytes().add(data)
 
 
 def client_hello(name: str | None, *, alpn: bool = True) -> bytes:
@@ -124,11 +129,22 @@ def test_a_damaged_hello_never_raises_and_is_judged_the_same_however_it_comes(
         at = data.draw(st.integers(1, len(hello) - 1))
         hello[at] = data.draw(st.integers(0, 255))
     whole = bytes(hello)
-    first = None
+    first, bit_by_bit = None, FirstBytes()
     for size in range(len(whole) + 1):
         opening = read_opening(whole[:size])
+        assert bit_by_bit.add(whole[size - 1 : size] if size else b"") == opening
         if first is None:
             first = opening
         else:
             assert opening == first
     assert read_opening(whole) == first
+
+
+def test_each_byte_is_looked_at_once() -> None:
+    """A record for each byte of a hello without end, in segments of one byte."""
+    endless = b"\x01\xff\xff\xff" + bytes(MAX_HELLO)
+    raw = b"".join(b"\x16\x03\x01\x00\x01" + endless[at : at + 1] for at in range(5_000))
+    first, began = FirstBytes(), time.process_time()
+    for at in range(len(raw)):
+        assert first.add(raw[at : at + 1]) is None
+    assert time.process_time() - began < 0.5

@@ -5,17 +5,22 @@ A program that is not on this machine is skipped with the reason (`pytest -rs`).
 """
 
 import asyncio
+import hashlib
+import io
+import json
 import os
 import select
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from npm import FOLDER, node_modules
 from shop import PRICE, REFS, Shop, open_shop
 
 from tests.peers.postgres import drop_database, fresh_database
@@ -23,6 +28,7 @@ from tests.peers.postgres import drop_database, fresh_database
 PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 20.0
 BODY = "a=1&b=two"
+DENO = str(FOLDER / "node_modules" / ".bin" / "deno")
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"  # starts sooner
 
 Command = Callable[[str, str, str], list[str]]  # of method, URL and body
@@ -37,6 +43,8 @@ class Client:
     command: Command
     routes: tuple[str, ...] = ("http", "https")
     environ: Mapping[str, str] = field(default_factory=dict)
+    from_npm: bool = False
+    """Whether it is one that npm installs (`tests/clients/node`)."""
 
 
 def curl(*options: str) -> Command:
@@ -67,8 +75,13 @@ def by_python(library: str, python: str = sys.executable) -> Client:
 
 
 def by_node(name: str, library: str, needs: str = "") -> Client:
-    needed = ["-e", f"require('{needs}')"] if needs else ["--version"]
-    return Client(name, ["node", *needed], asking("node", str(PROGRAMS / "ask.js"), library))
+    show = f"console.log(require(require.resolve('{needs}/package.json')).version)"
+    return Client(
+        name,
+        ["node", *(["-e", show] if needs else ["--version"])],
+        asking("node", str(PROGRAMS / "ask.js"), library),
+        from_npm=bool(needs),
+    )
 
 
 def by_java(name: str, library: str, *options: str) -> Client:
@@ -93,6 +106,16 @@ CLIENTS = [
     by_node("node http, https", "module"),
     by_node("node fetch", "fetch"),
     by_node("axios", "axios", "axios"),
+    by_node("axios 0.19", "axios-old", "axios-old"),  # https by absolute-form
+    by_node("undici", "undici", "undici"),  # http by CONNECT
+    by_node("node-fetch", "node-fetch", "node-fetch"),
+    Client(
+        "deno fetch",
+        [DENO, "--version"],
+        asking(DENO, "run", "--quiet", "--allow-all", "--no-config", str(PROGRAMS / "ask.mjs")),
+        environ={"DENO_DIR": str(FOLDER / "deno"), "DENO_NO_UPDATE_CHECK": "1"},
+        from_npm=True,
+    ),
     by_java("java HttpClient", "client"),
     by_java("java HttpURLConnection", "connection"),
     by_java("java HttpClient, Authenticator", "client", *OWN),
@@ -148,8 +171,9 @@ class Outcome:
 def run(shop: Shop, client: Client, words: list[str], *, first: bytes = b"") -> Outcome:
     """Run a program; once it has shown `first`, the seller goes on."""
     environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C"}
-    for name in ("NODE_PATH", "PYENV_VERSION"):
-        environ |= {name: os.environ[name]} if name in os.environ else {}
+    if "PYENV_VERSION" in os.environ:
+        environ["PYENV_VERSION"] = os.environ["PYENV_VERSION"]
+    environ["NODE_PATH"] = str(FOLDER / "node_modules")
     environ |= shop.environ | client.environ
     if any("-Dask.proxy" in word for word in words):  # it is told of its proxy by itself
         kept = [w for w in environ["JAVA_TOOL_OPTIONS"].split() if "proxyPort" not in w]
@@ -196,11 +220,20 @@ _there: dict[str, str] = {}
 def present(client: Client) -> None:
     """Skip if the program is not on this machine."""
     key = " ".join(client.version)
+    missing = node_modules()[1] if client.from_npm else ""
+    if missing:
+        pytest.skip(f"{client.name}: {missing}")
     if key not in _there:
         if shutil.which(client.version[0]) is None:
             _there[key] = f"{client.version[0]} is not on this machine"
         else:
-            tried = subprocess.run(client.version, check=False, capture_output=True, text=True)
+            told = {**os.environ, "NODE_PATH": str(FOLDER / "node_modules")}
+            tried = subprocess.run(
+                client.version, check=False, capture_output=True, text=True, env=told
+            )
+            if tried.returncode == 0:
+                said = (tried.stdout or tried.stderr).split("\n")[0][:60]
+                print(f"{client.name}: {said}")
             lines = tried.stderr.splitlines()
             why = next((line for line in lines if "Error" in line), lines[-1] if lines else "")
             _there[key] = "" if tried.returncode == 0 else f"`{key}` fails: {why}"
@@ -242,6 +275,52 @@ def test_git(shop: Shop, route: str) -> None:
     script = "git ls-remote \"$@\" && printf '\\nstatus=200'"
     outcome = run(shop, client, ["sh", "-c", script, "git", f"{base}/repository"])
     assert REFS.decode().strip() in outcome.body
+
+
+def test_cargo(shop: Shop, tmp_path: Path) -> None:
+    """From a registry whose index and crates are behind a tunnel that is opened."""
+    cargo = shutil.which("cargo") or str(Path.home() / ".cargo" / "bin" / "cargo")
+    client = Client("cargo", [cargo, "--version"], asking())
+    present(client)
+    crate = io.BytesIO()
+    with tarfile.open(fileobj=crate, mode="w:gz") as archive:
+        for name, text in {
+            "Cargo.toml": '[package]\nname = "hello"\nversion = "1.0.0"\nedition = "2021"\n',
+            "src/lib.rs": "",
+        }.items():
+            member = tarfile.TarInfo(f"hello-1.0.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    entry = {
+        "name": "hello", "vers": "1.0.0", "deps": [], "features": {}, "yanked": False,
+        "cksum": hashlib.sha256(crate.getvalue()).hexdigest(),
+    }  # fmt: skip
+    base = f"{shop.https}/crates"
+    shop.files |= {
+        "/crates/config.json": json.dumps({"dl": f"{base}/dl/{{crate}}-{{version}}"}).encode(),
+        "/crates/he/ll/hello": json.dumps(entry).encode() + b"\n",
+        "/crates/dl/hello-1.0.0": crate.getvalue(),
+    }
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "main.rs").write_text("fn main() {}\n")
+    (tmp_path / "Cargo.toml").write_text(
+        '[package]\nname = "program"\nversion = "0.1.0"\nedition = "2021"\n'
+        '[dependencies]\nhello = { version = "1", registry = "shop" }\n'
+    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")} | shop.environ
+    environ |= {
+        "CARGO_HOME": str(tmp_path / "cargo"),
+        "CARGO_REGISTRIES_SHOP_INDEX": f"sparse+{base}/",
+        "RUSTUP_HOME": os.environ.get("RUSTUP_HOME", str(Path.home() / ".rustup")),
+    }
+    fetched = subprocess.run(
+        [cargo, "fetch"], cwd=tmp_path, env=environ, check=False, capture_output=True, text=True,
+        timeout=PATIENCE * 2,
+    )  # fmt: skip
+    assert fetched.returncode == 0, fetched.stderr
+    for path in shop.files:
+        assert shop.seen[path], path
+    assert (tmp_path / "Cargo.lock").read_text().count(entry["cksum"]) == 1
 
 
 def test_every_payment_is_in_the_books(shop: Shop) -> None:

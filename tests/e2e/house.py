@@ -14,7 +14,7 @@ from solders.keypair import Keypair
 
 from policies import Policy
 from proxy.chains.solana import Wallet
-from proxy.ledger import agents
+from proxy.ledger import Database, agents
 from proxy.localnet import USDC_DEVNET, Localnet
 from proxy.service import Service
 from proxy.settings import Settings
@@ -42,6 +42,8 @@ class House:
 
     net: Localnet
     service: Service
+    operator: Database
+    """As the database's owner: what the proxy itself may not do there."""
     agent: str
     token: str
     wallet: Keypair
@@ -66,7 +68,7 @@ class House:
     async def set_policy(self, **changes: Any) -> None:
         """Replace the agent's policy and wait until the proxy has heard of it."""
         version = await agents.set_policy(
-            self.service.store.database,
+            self.operator,
             Policy(self.agent, **({"allowed_targets": LOOPBACK} | changes)),
         )
         await until(lambda: self._policy_version() == version)
@@ -77,7 +79,7 @@ class House:
         return self.service.directory.policy(agent).version
 
     async def rows(self, sql: str, *args: object) -> list[dict[str, Any]]:
-        return [dict(row) for row in await self.service.store.database.fetch(sql, *args)]
+        return [dict(row) for row in await self.operator.fetch(sql, *args)]
 
     async def row(self, sql: str, *args: object) -> dict[str, Any]:
         (row,) = await self.rows(sql, *args)
@@ -110,7 +112,14 @@ async def house(net: Localnet, dsn: str, tmp_path: Path, **settings: Any) -> Asy
             {
                 "database_url": dsn,
                 "data_dir": tmp_path,
-                "listen": {"proxy": "127.0.0.1:0", "mounts": "127.0.0.1:0"},
+                "listen": {
+                    "proxy": "127.0.0.1:0",
+                    "mounts": "127.0.0.1:0",
+                    "admin": "127.0.0.1:0",
+                },
+                "retries": {"backoff": 0.01},
+                # What it does by itself is in its own tests; here the books stay as they are left.
+                "reconciler": {"enabled": False},
                 "networks": {
                     "devnet": {"rpc_url": net.rpc_url},
                     "mainnet": {"rpc_url": net.rpc_url},
@@ -120,13 +129,15 @@ async def house(net: Localnet, dsn: str, tmp_path: Path, **settings: Any) -> Asy
         )
     )
     await service.start()
+    operator = await Database.open(dsn)
     try:
         policy = Policy("shopper", allowed_targets=LOOPBACK)
-        new = await agents.add(service.store.database, "shopper", policy)
+        new = await agents.add(operator, service.store.vault, "shopper", policy)
         await until(lambda: service.directory.by_token(new.token) is not None)
         async with aiohttp.ClientSession(max_field_size=200_000) as session:
-            yield House(net, service, "shopper", new.token, wallet, session)
+            yield House(net, service, operator, "shopper", new.token, wallet, session)
     finally:
+        await operator.close()
         await service.stop()
 
 

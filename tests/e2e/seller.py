@@ -113,13 +113,14 @@ def offer(pay_to: str, fee_payer: str, amount: int = 1000, **more: Any) -> dict[
     return {**entry, **more}
 
 
-def challenge(*offers: dict[str, Any], error: str = "Payment required") -> bytes:
+def challenge(*offers: dict[str, Any], error: str = "Payment required", **more: Any) -> bytes:
     """A whole version 2 402 answer."""
     document = {
         "x402Version": 2,
         "error": error,
         "resource": {"url": "http://anywhere/"},
         "accepts": list(offers),
+        **more,
     }
     return reply(402, [(b"PAYMENT-REQUIRED", b64(document))], b"{}")
 

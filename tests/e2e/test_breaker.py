@@ -71,8 +71,9 @@ async def test_no_connection_and_no_answer_count(home: House, seller: Seller, wa
 async def test_broken_payments_count(home: House, net: Localnet, seller: Seller) -> None:
     entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()))
     seller.answer = pays_once(challenge(entry), raises(HangUp))
-    for _ in range(3):
-        assert (await home.ask(seller.url)).json["code"] == "payment_in_doubt"
+    for number in range(3):
+        answer = await home.ask(f"{seller.url}/{number}")
+        assert (answer.status, answer.json["code"]) == (502, "payment_in_doubt")
     assert (await home.ask(seller.url)).json["code"] == "breaker_open"
     assert await home.counters() == (0, 3000)  # a breaker never touches held money
 

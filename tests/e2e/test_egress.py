@@ -87,7 +87,7 @@ async def test_a_policy_takes_effect_at_once(home: House, seller: Seller) -> Non
     for targets, allowed in (((), False), (("127.0.0.1",), True), (("10.0.0.0/8",), False)):
         begin = time.monotonic()
         policy = Policy(home.agent, allowed_targets=targets)
-        await agents.set_policy(home.service.store.database, policy)
+        await agents.set_policy(home.operator, policy)
         while ((await home.ask(seller.url)).status != 403) is not allowed:
             assert time.monotonic() - begin < 1.0
             await asyncio.sleep(0.01)
@@ -158,7 +158,7 @@ async def test_a_refusal_does_not_wait_for_the_database(home: House, seller: Sel
 async def test_an_entry_that_cannot_be_read_allows_nothing(home: House, seller: Seller) -> None:
     """Stored by hand, or by another version."""
     await home.set_policy(allowed_targets=())
-    await home.service.store.database.execute(
+    await home.operator.execute(
         "UPDATE agent_policies SET allowed_targets = '{localhost,*}', allowed_ports = '{1}'"
     )
     async with asyncio.timeout(5):

@@ -207,7 +207,7 @@ async def test_v1_facilitator_that_wants_no_memo_is_learned(
     first = await home.ask(seller.url)
     assert (first.status, first.json["code"]) == (502, "payment_in_doubt")
     await held(home)
-    answers = await asyncio.gather(*(home.ask(seller.url) for _ in range(3)))
+    answers = await asyncio.gather(*(home.ask(f"{seller.url}/{number}") for number in range(3)))
     assert [answer.status for answer in answers] == [200, 200, 200]
     rows = await home.rows("SELECT memo, blockhash FROM payments WHERE status = 'CONFIRMED'")
     assert [row["memo"] for row in rows] == [None, None, None]

@@ -196,7 +196,7 @@ async def test_rpc_unavailable(home: House, net: Localnet, seller: Seller, sell:
 
 
 async def test_a_removed_agent_is_nobody(home: House, seller: Seller, sell: Any) -> None:
-    await agents.remove(home.service.store.database, home.agent)
+    await agents.remove(home.operator, home.agent)
     await until(lambda: home.service.directory.by_token(home.token) is None)
     answer = await home.ask(seller.url)
     assert (answer.status, answer.json["code"]) == (407, "proxy_authentication_required")

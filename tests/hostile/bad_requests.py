@@ -21,6 +21,8 @@ class Case:
     ways: tuple[str, ...] = WAYS
     body: bytes | None = None
     """What the provider must have got, where it gets anything."""
+    then: int | None = None
+    """The status of a second answer."""
 
 
 def post(lines: bytes, body: bytes = b"0\r\n\r\n" + SMUGGLED) -> bytes:
@@ -194,7 +196,13 @@ HEADS = [
     Case("an SSH client", b"SSH-2.0-OpenSSH_9.2p1\r\n", 400),
     Case("random bytes", bytes(range(128, 256)) * 4, 400),
     Case("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 512, 400),
-    Case("garbage behind a request", get(b"{url}/1") + b"garbage\r\n\r\n" + SMUGGLED, 400),
+    Case(
+        "garbage behind a request",
+        get(b"{url}/1") + b"garbage\r\n\r\n" + SMUGGLED,
+        200,
+        then=400,
+        ends=GOES_ON,
+    ),
     Case(
         "Upgrade: h2c",
         get(

@@ -32,7 +32,8 @@ async def final(client: Client, *, head_only: bool) -> tuple[int, bytes, str]:
             while size := int((await rest.readuntil(b"\r\n"))[:-2], 16):
                 chunk = await rest.readexactly(size + 2)
                 body = (body + chunk[:-2])[: 1 << 20]
-            assert await rest.readexactly(2) == b"\r\n"
+            while (line := await rest.readuntil(b"\r\n")) != b"\r\n":
+                assert not line.lower().startswith((b"autopay-", b"proxy-")), line
             return head.status, body, "whole"
     except (asyncio.IncompleteReadError, ConnectionError):
         return head.status, body, "broken"

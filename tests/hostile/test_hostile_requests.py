@@ -24,6 +24,10 @@ async def test_a_bad_request(ring: Arena, case: Case, way: str) -> None:
     assert answer.status == case.status, answer.body
     if case.status >= 400:
         assert answer.one(b"content-type") == b"application/problem+json"
+    if case.then is not None:
+        last = await client.answer()
+        assert (last.status, last.one(b"connection")) == (case.then, b"close")
+        assert (await client.rest())[0] == b""
     if case.ends:
         assert answer.one(b"connection") == b"close"
         assert (await client.rest())[0] == b""

@@ -24,7 +24,7 @@ def autopay(private: Path, dsn: str, net: Localnet) -> Autopay:
     proxy, mounts = free_ports(2)
     autopay = Autopay(private, {"DATABASE_URL": dsn})
     autopay.config.write_text(
-        f'[listen]\nproxy = "127.0.0.1:{proxy}"\nmounts = "127.0.0.1:{mounts}"\n'
+        f'[listen]\nproxy = "127.0.0.1:{proxy}"\nmounts = "127.0.0.1:{mounts}"\nadmin = "off"\n'
         f'[networks.devnet]\nrpc_url = "{net.rpc_url}"\n'
     )
     inside = Autopay(private, autopay.env, inside=True)

@@ -10,6 +10,7 @@ import pytest
 
 from policies import Policy
 from proxy.ledger import Agent, Database, Ledger, Reservation, agents, new_id
+from proxy.vault import Vault
 from tests.ledger.wire import Wire
 
 Make = Callable[..., Reservation]
@@ -30,9 +31,9 @@ async def ledger(database: Database) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-async def bot(database: Database) -> Agent:
+async def bot(database: Database, vault: Vault) -> Agent:
     """An agent under the default policy: $0.05 per call, $1.00 per day and per session."""
-    return (await agents.add(database, "bot")).agent
+    return (await agents.add(database, vault, "bot")).agent
 
 
 @pytest.fixture

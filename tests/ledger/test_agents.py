@@ -6,12 +6,15 @@ import pytest
 from policies import Policy, PolicyError
 from proxy.ledger import Agent, Database, Ledger, Refused, agents
 from proxy.ledger.agents import AgentError
+from proxy.vault import Vault
 from tests.ledger.books import counter
 from tests.ledger.conftest import Make
 
 
-async def test_a_token_is_shown_once_and_only_its_hash_is_kept(database: Database) -> None:
-    new = await agents.add(database, "bot")
+async def test_a_token_is_shown_once_and_only_its_hash_is_kept(
+    database: Database, vault: Vault
+) -> None:
+    new = await agents.add(database, vault, "bot")
     assert new.token.startswith("ap_")
     assert len(new.token) == 3 + 43
     row = await database.fetchrow("SELECT * FROM agent_tokens")
@@ -24,19 +27,19 @@ async def test_a_token_is_shown_once_and_only_its_hash_is_kept(database: Databas
     assert new.token not in dump
 
 
-async def test_a_name_is_taken_once(database: Database, bot: Agent) -> None:
+async def test_a_name_is_taken_once(database: Database, bot: Agent, vault: Vault) -> None:
     with pytest.raises(AgentError, match="already"):
-        await agents.add(database, "bot")
+        await agents.add(database, vault, "bot")
 
 
-async def test_names_fit_into_a_credential(database: Database) -> None:
+async def test_names_fit_into_a_credential(database: Database, vault: Vault) -> None:
     for name in ("", "a:b", "a b", "-x", "x" * 101, "ä", "a\n"):
         with pytest.raises(AgentError):
-            await agents.add(database, name)
+            await agents.add(database, vault, name)
 
 
 async def test_a_removed_agent_comes_back_with_its_books(
-    database: Database, ledger: Ledger, make: Make, bot: Agent
+    database: Database, ledger: Ledger, make: Make, bot: Agent, vault: Vault
 ) -> None:
     await ledger.reserve(make())
     await agents.remove(database, "bot")
@@ -44,7 +47,7 @@ async def test_a_removed_agent_comes_back_with_its_books(
         await agents.remove(database, "bot")
     [info] = await agents.list_all(database)
     assert not info.is_active
-    again = await agents.add(database, "bot", Policy("bot", daily_limit=15_000))
+    again = await agents.add(database, vault, "bot", Policy("bot", daily_limit=15_000))
     assert again.agent == bot
     refused = await ledger.reserve(make())
     assert isinstance(refused, Refused)
@@ -86,8 +89,8 @@ async def test_a_policy_that_cannot_be_meant_is_not_stored(database: Database, b
     assert info.policy == Policy("bot")
 
 
-async def test_freezing_leaves_the_rest_of_the_policy(database: Database) -> None:
-    await agents.add(database, "bot", Policy("bot", daily_limit=7))
+async def test_freezing_leaves_the_rest_of_the_policy(database: Database, vault: Vault) -> None:
+    await agents.add(database, vault, "bot", Policy("bot", daily_limit=7))
     await agents.set_frozen(database, "bot", True)
     [info] = await agents.list_all(database)
     assert info.policy == Policy("bot", frozen=True, daily_limit=7, version=2)

@@ -7,18 +7,19 @@ import pytest
 from policies import Policy
 from proxy.ledger import Agent, Database, Directory, LedgerUnavailable, agents
 from proxy.ledger.agents import NewAgent
+from proxy.vault import Vault
 from tests.ledger.wire import Wire
 
 
 @pytest.fixture
-async def new(database: Database) -> NewAgent:
-    return await agents.add(database, "bot")
+async def new(database: Database, vault: Vault) -> NewAgent:
+    return await agents.add(database, vault, "bot")
 
 
 @pytest.fixture
-async def directory(new: NewAgent, wire: Wire) -> AsyncIterator[Directory]:
+async def directory(new: NewAgent, wire: Wire, vault: Vault) -> AsyncIterator[Directory]:
     """Reads by poll only every minute: what is fresh was heard."""
-    directory = Directory(wire.dsn, poll=60, timeout=1)
+    directory = Directory(wire.dsn, vault, poll=60, timeout=1)
     await directory.start()
     yield directory
     await directory.close()
@@ -50,15 +51,15 @@ async def test_who_is_that(directory: Directory, new: NewAgent) -> None:
 
 
 async def test_every_change_is_heard_within_a_second(
-    directory: Directory, database: Database, new: NewAgent
+    directory: Directory, database: Database, new: NewAgent, vault: Vault
 ) -> None:
-    other = await agents.add(database, "other")
+    other = await agents.add(database, vault, "other")
     assert await seconds_until(lambda: directory.by_token(other.token) is not None) < 1
 
     await agents.set_frozen(database, "bot", True)
     assert await seconds_until(lambda: directory.policy(new.agent).frozen) < 1
 
-    token = await agents.rotate_token(database, "bot")
+    token = await agents.rotate_token(database, vault, "bot")
     assert await seconds_until(lambda: directory.by_token(token) == new.agent) < 1
     assert directory.by_token(new.token) is None
 
@@ -82,9 +83,9 @@ async def test_without_the_database_it_goes_on_and_catches_up(
 
 
 async def test_a_connection_that_went_deaf_is_noticed_by_the_poll(
-    new: NewAgent, database: Database, wire: Wire
+    new: NewAgent, database: Database, wire: Wire, vault: Vault
 ) -> None:
-    directory = Directory(wire.dsn, poll=0.2, timeout=0.3)
+    directory = Directory(wire.dsn, vault, poll=0.2, timeout=0.3)
     await directory.start()
     wire.stall()
     await agents.set_frozen(database, "bot", True)
@@ -95,8 +96,8 @@ async def test_a_connection_that_went_deaf_is_noticed_by_the_poll(
     await directory.close()
 
 
-async def test_it_cannot_start_without_having_read_once() -> None:
-    directory = Directory("postgresql:///x?host=/nowhere")
+async def test_it_cannot_start_without_having_read_once(vault: Vault) -> None:
+    directory = Directory("postgresql:///x?host=/nowhere", vault)
     with pytest.raises(LedgerUnavailable):
         await directory.start()
     await directory.close()

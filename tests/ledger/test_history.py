@@ -10,6 +10,7 @@ from proxy.ledger import (
     agents,
     history,
 )
+from proxy.vault import Vault
 from tests.ledger.conftest import Make
 
 RECEIPT = SettledReceipt(
@@ -18,9 +19,9 @@ RECEIPT = SettledReceipt(
 
 
 async def test_the_operators_questions(
-    database: Database, ledger: Ledger, make: Make, bot: Agent
+    database: Database, ledger: Ledger, make: Make, bot: Agent, vault: Vault
 ) -> None:
-    other = (await agents.add(database, "other", Policy("other", daily_limit=5_000))).agent
+    other = (await agents.add(database, vault, "other", Policy("other", daily_limit=5_000))).agent
     paid, lost, fresh, refused = make(), make(), make(), make(agent_id=other.id)
     for reservation in (paid, lost, fresh, refused):
         await ledger.reserve(reservation)

@@ -45,6 +45,10 @@ async def test_a_reservation_holds_the_price_and_keeps_the_evidence(
     assert row["scopes"] == [
         f"10/agent-day/{reservation.agent_id}/{reserved.day}",
         f"20/session/{reservation.agent_id}/s",
+        f"30/trace/{reservation.agent_id}/t",
+        f"40/agent-provider-day/{reservation.agent_id}/{reservation.provider}/{reserved.day}",
+        f"50/provider-day/{reservation.provider}/{reserved.day}",
+        f"70/fleet-day/{reserved.day}",
     ]
     assert await counter(database, "session") == (0, 10_000)
 
@@ -76,6 +80,7 @@ async def test_a_payment_is_charged_to_the_day_of_its_reservation(
             "ALTER TABLE payments DISABLE TRIGGER payments_guard",
             f"UPDATE payments SET day = {yesterday}, "
             f"scopes = ARRAY[agent_day_scope(agent_id, {yesterday})]",
+            "DELETE FROM budget_counters WHERE kind <> 'agent_day'",
             f"UPDATE budget_counters SET day = {yesterday}, "
             f"scope = agent_day_scope(agent_id, {yesterday})",
             "ALTER TABLE payments ENABLE TRIGGER payments_guard",
@@ -86,7 +91,8 @@ async def test_a_payment_is_charged_to_the_day_of_its_reservation(
     assert fresh.held == 10_000
     assert await ledger.settle(reservation.payment_id, RECEIPT)
     rows = await database.fetch(
-        "SELECT spent_micros, held_micros FROM budget_counters ORDER BY day"
+        "SELECT spent_micros, held_micros FROM budget_counters WHERE kind = 'agent_day'"
+        " ORDER BY day"
     )
     assert [tuple(row) for row in rows] == [(10_000, 0), (0, 10_000)]
     await check_books(database)
@@ -180,8 +186,11 @@ async def test_a_freeze_returns_after_every_grant_under_way(
     try:
         async with granting.transaction():
             code = await granting.fetchval(
-                "SELECT (reserve($1, $2, 1, 1, NULL, NULL, 'p', 'GET', 'e', NULL, 2, 'n', 'a', "
-                "'s', 't', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)).code",
+                """SELECT (reserve(jsonb_build_object(
+                       'payment_id', $1::uuid, 'agent_id', $2::uuid, 'price_micros', 1,
+                       'amount_atomic', 1, 'provider', 'p', 'method', 'GET', 'endpoint', 'e',
+                       'x402_version', 2, 'network', 'n', 'asset', 'a', 'symbol', 'USDC',
+                       'pay_to', 't'))).code""",
                 uuid4(),
                 bot.id,
             )

@@ -31,7 +31,8 @@ WAY_TO = {
 async def move(database: Database, payment_id: UUID, state: str) -> None:
     await database.execute(
         "UPDATE payments SET status = $2::payment_status, "
-        "release_reason = CASE $2 WHEN 'FAILED' THEN 'proved_dead' END WHERE id = $1",
+        "release_reason = CASE WHEN $2 <> 'FAILED' THEN NULL WHEN status = 'INITIATED' "
+        "THEN 'never_sent' ELSE 'proved_dead' END WHERE id = $1",
         payment_id,
         state,
     )
@@ -174,9 +175,9 @@ async def test_hot_queries_use_their_indexes_even_on_empty_tables(dsn: str) -> N
         functions = await connection.fetch(
             "SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
             "AND proname IN ('reserve', 'settle', 'release', 'doubt', 'note_denial', "
-            "'lock_counter', 'move_held')"
+            "'deliver', 'tick', 'lock_counters', 'move_held')"
         )
     finally:
         await connection.close()
-    assert len(functions) == 7
-    assert all(row["proconfig"] == ["enable_seqscan=off"] for row in functions)
+    assert len(functions) == 9
+    assert all("enable_seqscan=off" in row["proconfig"] for row in functions)

@@ -2,17 +2,18 @@
 
 from policies import Policy
 from proxy.ledger import Agent, Database, Directory, Ledger, Refused, Reserved, agents, sessions
+from proxy.vault import Vault
 from tests.ledger.books import check_books
 from tests.ledger.conftest import Make
 
 
 async def test_a_token_more_is_bound_to_its_session_and_ends_alone(
-    database: Database, dsn: str
+    database: Database, dsn: str, vault: Vault
 ) -> None:
-    first = await agents.add(database, "bot")
-    bound = await agents.issue_token(database, "bot", session="run-1")
-    free = await agents.issue_token(database, "bot")
-    directory = Directory(dsn)
+    first = await agents.add(database, vault, "bot")
+    bound = await agents.issue_token(database, vault, "bot", session="run-1")
+    free = await agents.issue_token(database, vault, "bot")
+    directory = Directory(dsn, vault)
     await directory.start()
     try:
         assert directory.authenticate("bot", first.token) == first.agent
@@ -22,7 +23,7 @@ async def test_a_token_more_is_bound_to_its_session_and_ends_alone(
         await agents.revoke_token(database, bound.token)
         await agents.revoke_token(database, bound.token)
         await directory.close()
-        directory = Directory(dsn)
+        directory = Directory(dsn, vault)
         await directory.start()
         assert directory.by_token(bound.token) is None
         assert directory.by_token(free.token) == directory.by_token(first.token) == first.agent

@@ -279,3 +279,20 @@ def test_a_new_token_account_made_on_chain_is_found_by_its_owner(chain: LocalCha
     assert chain.balance(owner, USDC_DEVNET) == 1_000
     assert [found for found, _ in chain.holdings(owner, "processed")] == [address]
     assert chain.holdings(owner, "finalized") == []
+
+
+def test_a_fork_takes_back_all_that_is_not_final(chain: LocalChain) -> None:
+    who = parties(chain, USDC_DEVNET)
+    chain.submit(payment(who, chain.blocks.latest("confirmed")[0], memo="kept"))
+    chain.advance(33)
+    tx = payment(who, chain.blocks.latest("confirmed")[0], memo="gone")
+    chain.submit(tx)
+    chain.advance()
+    assert chain.roll_back() == [tx.signatures[0]]
+    assert chain.balance(who.payer.pubkey(), USDC_DEVNET) == 999_000
+    assert chain.balance(who.seller.pubkey(), USDC_DEVNET) == 1_000
+    assert chain.history.get(tx.signatures[0]) is None
+    source = ata(who.payer.pubkey(), USDC_DEVNET, MINTS[USDC_DEVNET])
+    assert [record.memo for record in chain.history.newest_first(source)] == ["[4] kept"]
+    chain.submit(tx)
+    assert chain.balance(who.payer.pubkey(), USDC_DEVNET) == 998_000

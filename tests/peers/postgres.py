@@ -51,7 +51,15 @@ async def fresh_database(dsn: str, template: str | None = None) -> str:
 async def drop_database(server: str, dsn: str) -> None:
     """Drop the database of `dsn`, whoever is connected to it."""
     connection = await asyncpg.connect(server)
+    drop = f'DROP DATABASE "{urlsplit(dsn).path[1:]}" WITH (FORCE)'
     try:
-        await connection.execute(f'DROP DATABASE "{urlsplit(dsn).path[1:]}" WITH (FORCE)')
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await connection.execute(drop)
+                    return
+                except asyncpg.InsufficientPrivilegeError:
+                    # The server's own autovacuum is in there, which only its superuser may end.
+                    await asyncio.sleep(0.1)
     finally:
         await connection.close()

@@ -213,7 +213,7 @@ def test_the_default_file_changes_nothing_and_explains_every_setting(file: Path)
 
     uncommented = re.sub(r"^#(?=[a-z_]+ = |\[)", "", default_toml(), flags=re.M)
     examples = (
-        r"^(data_dir|path|ca_file) = .*\n|^\[networks.mainnet\]\n.*\n|^\[providers.*\n(.*\n){3}"
+        r"^(data_dir|path|ca_file|key_file) = .*\n|^\[networks.mainnet\]\n.*\n|^\[providers[^[]*"
     )
     assert load(file, re.sub(examples, "", uncommented, flags=re.M)) == load(file, "")
 
@@ -223,3 +223,16 @@ def test_the_default_file_changes_nothing_and_explains_every_setting(file: Path)
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             assert set(explained[section]) == set(kind.model_fields), section
+
+
+def test_second_opinions_come_from_other_hosts(file: Path) -> None:
+    def text(*urls: str) -> str:
+        return (
+            f'[networks.devnet]\nrpc_url = "https://a.example/KEY"\nverify_rpc_urls = {list(urls)}'
+        )
+
+    settings = load(file, text("https://b.example", "https://c.example/KEY"))
+    assert len(settings.networks["devnet"].verify_rpc_urls) == 2
+    for urls in (["https://A.example/OTHER"], ["https://b.example", "https://b.example/2"]):
+        with pytest.raises(SettingsError, match="another host"):
+            load(file, text(*urls))

@@ -117,7 +117,8 @@ async def test_answers_cut_anywhere(rig: Rig, seed: int) -> None:
     for turn in range(60):
         await client.send(rig.request(b"/cut" if turn % 2 else b"/paid"))
         assert (await client.head()).status == 103
-        assert (await client.answer()).body == b"abc0123456789abcdef"
+        answer = await client.answer()
+        assert (answer.body, answer.trailers) == (b"abc0123456789abcdef", [(b"T", b"1")])
 
 
 def mutated(dice: random.Random, raw: bytes) -> bytes:

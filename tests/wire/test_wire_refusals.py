@@ -154,6 +154,7 @@ async def test_chunks_of_any_size_arrive_as_one_body(rig: Rig) -> None:
     )
     assert (await client.answer()).status == 200
     assert rig.seen.body == b"abc0123456789"
+    assert rig.seen.trailers == [(b"T", b"1")]
     assert not rig.seen.all(b"t")
 
 

@@ -133,11 +133,18 @@ async def test_more_than_we_keep_are_none(rig: Rig) -> None:
     assert (await got(rig, rig.at(b"/t", raw)))[1:] == (b"a", [])
 
 
-async def test_unannounced_ones_stop_here(rig: Rig) -> None:
+async def test_nobody_has_to_announce_them(rig: Rig) -> None:
     raw = HEAD.replace(b"Trailer: X-Sum, X-Time\r\n", b"") + b"1\r\na\r\n0\r\n" + TAIL
-    headers, body, trailers = await got(rig, rig.at(b"/t", raw))
-    assert (body, trailers) == (b"a", [])
-    assert b"trailer" not in {name.lower() for name, _ in headers}
+    for at in (len(raw), *range(60, len(raw))):
+        headers, body, trailers = await got(rig, rig.at(b"/t", pieces(raw[:at], raw[at:])))
+        assert (body, trailers) == (b"a", SENT)
+        assert b"trailer" not in {name.lower() for name, _ in headers}
+
+
+async def test_a_second_answer_has_trailers_of_its_own(rig: Rig) -> None:
+    raw = HEAD + b"1\r\na\r\n0\r\n" + TAIL
+    second = raw.replace(b"abc", b"other")
+    assert (await got(rig, rig.at(b"/t", raw + second)))[1:] == (b"a", [])
 
 
 async def test_what_is_behind_the_answer_is_not_of_it(rig: Rig) -> None:

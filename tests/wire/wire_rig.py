@@ -7,7 +7,7 @@ import functools
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from proxy.wire.gate import (
     PaymentRequired,
     Purchase,
     Reply,
+    RetryNote,
     TurnedAway,
 )
 from proxy.wire.limits import Limits
@@ -34,6 +35,7 @@ from proxy.wire.origin import Origin
 from proxy.wire.plane import DataPlane
 from proxy.wire.problem import Problem
 from proxy.wire.routes import ForwardRouter, MountRouter
+from proxy.wire.tap import Tap
 
 TOKEN = "token-of-ann-7f3a"
 CREDENTIAL = b"Proxy-Authorization: Basic " + b64encode(f"ann:{TOKEN}".encode())
@@ -66,16 +68,20 @@ def split_head(raw: bytes) -> tuple[bytes, Headers]:
     return first, fields
 
 
-async def read_chunked(reader: asyncio.StreamReader) -> bytes:
-    """A chunked body without trailers, strictly."""
+async def read_chunked(reader: asyncio.StreamReader, trailers: Headers) -> bytes:
+    """A chunked body, strictly. Its trailers go into `trailers`."""
     body = bytearray()
     while True:
         line = await reader.readuntil(b"\r\n")
         size = int(line[:-2], 16)
+        if not size:
+            while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
+                name, colon, value = line[:-2].partition(b": ")
+                assert colon, line
+                trailers.append((name, value))
+            return bytes(body)
         chunk = await reader.readexactly(size + 2)
         assert chunk.endswith(b"\r\n")
-        if not size:
-            return bytes(body)
         body += chunk[:-2]
 
 
@@ -89,6 +95,7 @@ class Request:
     line: bytes
     headers: Headers
     body: bytes = b""
+    trailers: Headers = field(default_factory=list)
 
     @property
     def path(self) -> bytes:
@@ -113,7 +120,7 @@ class Connection:
         if request.all(b"transfer-encoding"):
             assert request.all(b"transfer-encoding") == [b"chunked"]
             assert not request.all(b"content-length")
-            request.body = await read_chunked(self.reader)
+            request.body = await read_chunked(self.reader, request.trailers)
         elif lengths := request.all(b"content-length"):
             assert len(lengths) == 1
             request.body = await self.reader.readexactly(int(lengths[0]))
@@ -271,7 +278,9 @@ class Gate:
     challenges: list[PaymentRequired] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     refused: list[TurnedAway] = field(default_factory=list)
+    retries: list[RetryNote] = field(default_factory=list)
     rejections: list[tuple[str, str]] = field(default_factory=list)
+    tapping: Callable[[str, bytes], Tap | None] = lambda method, target: None
 
     def by_credentials(self, name: str, token: str) -> Ann | None:
         return self.ann if (name, token) == ("ann", TOKEN) else None
@@ -294,6 +303,14 @@ class Gate:
 
     def certificate_rejected(self, agent: Agent, origin: Origin, why: str, seconds: float) -> None:
         self.rejections.append((origin.key, why))
+
+    def tap(
+        self, agent: Agent, method: str, origin: Origin, target: bytes, mount: str | None
+    ) -> Tap | None:
+        return self.tapping(method, target)
+
+    def retried(self, purchase: Purchase, note: RetryNote) -> None:
+        self.retries.append(note)
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         self.purchases.append(purchase)
@@ -327,6 +344,7 @@ class Answer:
     line: bytes
     headers: Headers
     body: bytes = b""
+    trailers: Headers = field(default_factory=list)
 
     def all(self, name: bytes) -> list[bytes]:
         return values(self.headers, name)
@@ -368,7 +386,7 @@ class Client:
             if answer.one(b"transfer-encoding"):
                 assert answer.one(b"transfer-encoding") == b"chunked"
                 assert not answer.all(b"content-length")
-                answer.body = await read_chunked(self.reader)
+                answer.body = await read_chunked(self.reader, answer.trailers)
             elif (length := answer.one(b"content-length")) is not None:
                 answer.body = await self.reader.readexactly(int(length))
             else:
@@ -503,9 +521,9 @@ async def rig(
         with pytest.MonkeyPatch.context() as patch:
             if ca_file is None:  # 20 ms a test
                 patch.setattr(ssl, "create_default_context", system_roots)
-            plane = DataPlane(
-                gate, limits or Limits(), ca_file=ca_file, resolver=resolver, chain=chain
-            )
+            given = limits or Limits()
+            quick = replace(given, retry_backoff=min(given.retry_backoff, 0.01))
+            plane = DataPlane(gate, quick, ca_file=ca_file, resolver=resolver, chain=chain)
         it = Rig(plane, gate, shop)
         _, it.forward = await plane.listen("127.0.0.1", 0, ForwardRouter(gate))
         upstreams = {"shop": shop.url.decode() + base}

@@ -76,6 +76,13 @@ class Blockhashes:
         Raises Unpayable("rpc_unavailable").
         """
         self._touch()
+        return await self._young()
+
+    async def check(self) -> None:
+        """Like `current`, for somebody who does not pay: polling that rests is not woken."""
+        await self._young()
+
+    async def _young(self) -> Blockhash:
         if self._newest is not None and self._is_young(self._newest):
             return self._newest.blockhash
         if self._failure is not None and self._clock() - self._failure[0] < 1.0:

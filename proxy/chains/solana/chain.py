@@ -19,6 +19,8 @@ from .wallet import Wallet
 # Longer than any blockhash lives.
 _REMEMBER_MESSAGES = 180.0
 _TRIES_FOR_A_NEW_MESSAGE = 8
+# What a facilitator needs to look at a payment and to bring it to a leader.
+_BLOCKS_TO_SPARE = 10
 
 
 class SolanaChain:
@@ -39,6 +41,19 @@ class SolanaChain:
     def rpc_calls(self) -> int:
         """Requests made to the RPC so far; a payment to a known receiver adds none."""
         return self.rpc.calls
+
+    @property
+    def rpc_errors(self) -> int:
+        """How many of them failed."""
+        return self.rpc.errors
+
+    async def can_land(self, last_valid_block_height: int) -> bool:
+        """By the confirmed height, never by a clock; see `proxy.chains.Chain`."""
+        return await self.rpc.block_height() + _BLOCKS_TO_SPARE <= last_valid_block_height + 1
+
+    async def check(self) -> None:
+        """Raises Unpayable unless the RPC gave a blockhash that is young enough to sign with."""
+        await self._blockhashes.check()
 
     async def start(self) -> None:
         """Begin to keep a fresh blockhash at hand."""

@@ -43,8 +43,16 @@ class Account:
     data: bytes
 
 
+class RpcRefusal(Unpayable):
+    """The node answered, with a JSON-RPC error. `rpc_code` is its number, None if it had none."""
+
+    def __init__(self, detail: str, rpc_code: int | None) -> None:
+        super().__init__("rpc_unavailable", detail, retry_after=2)
+        self.rpc_code = rpc_code
+
+
 class Rpc:
-    """A Solana RPC node. `calls` counts requests, for tests and for the status page."""
+    """A Solana RPC node. `calls` counts requests, `errors` those that failed."""
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         """`timeout` is in seconds, over a whole call. Raises ValueError for a URL of no use."""
@@ -52,7 +60,9 @@ class Rpc:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("a Solana RPC URL starts with http:// or https:// and names a host")
         self.host = parts.hostname
+        self.name = parts.netloc.rpartition("@")[2]
         self.calls = 0
+        self.errors = 0
         self._url = url
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._session: aiohttp.ClientSession | None = None
@@ -73,6 +83,14 @@ class Rpc:
                 slot=_height(answer["context"]["slot"]),
             )
         except (LookupError, TypeError, ValueError, ParseHashError):
+            raise self._unintelligible() from None
+
+    async def block_height(self) -> int:
+        """The confirmed one. Raises Unpayable."""
+        answer = await self.call("getBlockHeight", {"commitment": _CONFIRMED})
+        try:
+            return _height(answer)
+        except TypeError:
             raise self._unintelligible() from None
 
     async def accounts(self, keys: list[Pubkey]) -> list[Account | None]:
@@ -115,14 +133,17 @@ class Rpc:
         refusal = answer.get("error") if isinstance(answer, dict) else None
         if isinstance(refusal, dict):
             code = refusal.get("code")
-            words = f"code {code}" if type(code) is int else "no code"
-            raise self._unavailable(f"it refused the call ({words})")
+            number = code if type(code) is int else None
+            words = "no code" if number is None else f"code {number}"
+            failure = self._unavailable(f"it refused the call ({words})")
+            raise RpcRefusal(failure.detail, number)
         raise self._unintelligible()
 
     def _unintelligible(self) -> Unpayable:
         return self._unavailable("its answer is not what Solana nodes say")
 
     def _unavailable(self, why: str) -> Unpayable:
+        self.errors += 1
         return Unpayable(
             "rpc_unavailable", f"the Solana RPC at {self.host} failed: {why}", retry_after=2
         )

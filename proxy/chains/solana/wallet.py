@@ -14,6 +14,10 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from proxy.x402 import Asset
+
+from .message import token_account
+
 _MAX_FILE = 4096
 
 
@@ -37,6 +41,13 @@ class Wallet:
     def address(self) -> str:
         """The public key in base58: where to send money to."""
         return str(self.pubkey)
+
+    def token_account(self, asset: Asset) -> str:
+        """Where this wallet holds an asset of Solana's; derived, so it may not exist."""
+        if asset.token_program is None:
+            raise ValueError(f"{asset.symbol} on {asset.network} is no token of Solana's")
+        mint, program = Pubkey.from_string(asset.address), Pubkey.from_string(asset.token_program)
+        return str(token_account(self.pubkey, mint, program))
 
     def sign(self, message: bytes) -> Signature:
         """Ed25519 over exactly these bytes."""

@@ -15,15 +15,16 @@ from dataclasses import replace
 from typing import Any
 
 from policies import Policy, PolicyError, format_usd, parse_usd
-from proxy.cli.books import open_books
+from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError
 from proxy.cli.handout import handout, mount_url, proxy_url
 from proxy.cli.render import dollars, moment, say, table
-from proxy.ledger import Database, agents
+from proxy.ledger import agents
 from proxy.ledger.agents import AgentInfo
 from proxy.settings import Settings
+from proxy.store import Store
 
-Action = Callable[[argparse.Namespace, Settings, Database], Coroutine[Any, Any, None]]
+Action = Callable[[argparse.Namespace, Settings, Store], Coroutine[Any, Any, None]]
 
 _LISTS = ("allowed_endpoints", "allowed_pay_to", "allowed_assets", "allowed_networks")
 _EMPTY = dict.fromkeys(_LISTS, "any") | {"allowed_targets": "none", "allowed_ports": "usual"}
@@ -42,9 +43,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         one = actions.add_parser(word, help=what, description=what, parents=parents)
         one.set_defaults(act=act)
 
-    action("add", "make an agent; prints its token once", _add, name, policy, machine)
+    capture = argparse.ArgumentParser(add_help=False)
+    capture.add_argument(
+        "--capture-chat",
+        choices=("on", "off"),
+        help="keep what it says to chat endpoints, and the answers (default: off)",
+    )
+
+    action("add", "make an agent; prints its token once", _add, name, policy, capture, machine)
     action("list", "show the agents and their policies", _list, machine)
-    action("set", "change what is given of an agent's policy", _set, name, policy)
+    action("set", "change what is given of an agent's policy", _set, name, policy, capture)
     action("freeze", "let an agent pay nothing until further notice", _freeze, name)
     action("unfreeze", "let a frozen agent pay again", _unfreeze, name)
     action("rotate", "give an agent a new token; the old one ends", _rotate, name, machine)
@@ -58,57 +66,63 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> None:
     settings = Settings.load(options.config)
-    async with open_books(settings, new=options.act is _add) as database:
-        await options.act(options, settings, database)
+    async with existing_store(settings, new=options.act is _add) as store:
+        await options.act(options, settings, store)
 
 
-async def _add(options: argparse.Namespace, settings: Settings, database: Database) -> None:
-    defaults = Policy(
-        options.name,
-        per_call_limit=settings.policy.per_call,
-        daily_limit=settings.policy.daily,
-        session_limit=settings.policy.session,
-    )
-    policy = _changed(defaults, options)
-    new = await agents.add(database, options.name, policy, by=_BY)
+async def _add(options: argparse.Namespace, settings: Settings, store: Store) -> None:
+    policy = _changed(settings.policy.of(options.name), options)
+    new = await agents.add(store.database, store.vault, options.name, policy, by=_BY)
+    if options.capture_chat == "on":
+        await agents.set_capture_chat(store.database, options.name, True)
     if not options.json:
         say(f"Agent {options.name} may spend {_limits(policy)}.")
+        _say_capture(options)
     _hand_out(options, settings, new.token)
 
 
-async def _rotate(options: argparse.Namespace, settings: Settings, database: Database) -> None:
-    _hand_out(options, settings, await agents.rotate_token(database, options.name))
+async def _rotate(options: argparse.Namespace, settings: Settings, store: Store) -> None:
+    _hand_out(
+        options, settings, await agents.rotate_token(store.database, store.vault, options.name)
+    )
 
 
-async def _set(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
-    known = {info.agent.name: info for info in await agents.list_all(database) if info.is_active}
+async def _set(options: argparse.Namespace, _settings: Settings, store: Store) -> None:
+    known = {
+        info.agent.name: info for info in await agents.list_all(store.database) if info.is_active
+    }
     if options.name not in known:
         raise CommandError(f"there is no agent {options.name!r}; see: autopay agent list")
     before = known[options.name].policy
     policy = _changed(before, options)
-    if policy == before:
+    if options.capture_chat is not None:
+        await agents.set_capture_chat(store.database, options.name, options.capture_chat == "on")
+        _say_capture(options)
+        if policy == before:
+            return
+    elif policy == before:
         raise CommandError("nothing to change is given; see: autopay agent set --help")
-    version = await agents.set_policy(database, policy, by=_BY)
+    version = await agents.set_policy(store.database, policy, by=_BY)
     say(f"Agent {options.name} may spend {_limits(policy)} (policy version {version}).")
 
 
-async def _freeze(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
-    await agents.set_frozen(database, options.name, True, by=_BY)
+async def _freeze(options: argparse.Namespace, _settings: Settings, store: Store) -> None:
+    await agents.set_frozen(store.database, options.name, True, by=_BY)
     say(f"Agent {options.name} is frozen: it pays nothing. Other requests still go through.")
 
 
-async def _unfreeze(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
-    await agents.set_frozen(database, options.name, False, by=_BY)
+async def _unfreeze(options: argparse.Namespace, _settings: Settings, store: Store) -> None:
+    await agents.set_frozen(store.database, options.name, False, by=_BY)
     say(f"Agent {options.name} may pay again.")
 
 
-async def _remove(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
-    await agents.remove(database, options.name)
+async def _remove(options: argparse.Namespace, _settings: Settings, store: Store) -> None:
+    await agents.remove(store.database, options.name)
     say(f"Agent {options.name} is removed and its token is worth nothing. Its books stay.")
 
 
-async def _list(options: argparse.Namespace, _settings: Settings, database: Database) -> None:
-    found = [info for info in await agents.list_all(database) if info.is_active]
+async def _list(options: argparse.Namespace, _settings: Settings, store: Store) -> None:
+    found = [info for info in await agents.list_all(store.database) if info.is_active]
     if options.json:
         for info in found:
             say(json.dumps(_as_record(info)))
@@ -146,10 +160,18 @@ def _hand_out(options: argparse.Namespace, settings: Settings, token: str) -> No
     )
 
 
+def _say_capture(options: argparse.Namespace) -> None:
+    if options.capture_chat == "on":
+        say(f"What agent {options.name} says to chat endpoints, and the answers, are kept.")
+    elif options.capture_chat == "off":
+        say(f"What agent {options.name} says to chat endpoints is not kept.")
+
+
 def _limits(policy: Policy) -> str:
     return (
-        f"at most {dollars(policy.per_call_limit)} per call, {dollars(policy.daily_limit)} per day "
-        f"and {dollars(policy.session_limit)} per session"
+        f"at most {dollars(policy.per_call_limit)} per call, {dollars(policy.daily_limit)} per "
+        f"day, {dollars(policy.session_limit)} per session and {dollars(policy.trace_limit)} per "
+        "trace"
     )
 
 
@@ -157,7 +179,8 @@ def _as_row(info: AgentInfo) -> list[str]:
     policy = info.policy
     return [
         info.agent.name,
-        "frozen" if policy.frozen else "active",
+        ("frozen" if policy.frozen else "active")
+        + (", chats kept" if info.agent.capture_chat else ""),
         dollars(policy.per_call_limit),
         dollars(policy.daily_limit),
         dollars(policy.session_limit),
@@ -178,9 +201,11 @@ def _as_record(info: AgentInfo) -> dict[str, Any]:
     return {
         "agent": info.agent.name,
         "frozen": policy.frozen,
+        "capture_chat": info.agent.capture_chat,
         "per_call_usd": format_usd(policy.per_call_limit),
         "daily_usd": format_usd(policy.daily_limit),
         "session_usd": format_usd(policy.session_limit),
+        "trace_usd": format_usd(policy.trace_limit),
         **{name: list(getattr(policy, name)) for name in _EMPTY},
         "policy_version": policy.version,
     }
@@ -192,6 +217,7 @@ def _policy_arguments() -> argparse.ArgumentParser:
         ("--per-call", "per_call_limit", "the most that one call may cost"),
         ("--daily", "daily_limit", "the most per UTC day"),
         ("--session", "session_limit", "the most per session (the Autopay-Session header)"),
+        ("--trace", "trace_limit", "the most per trace (Autopay-Trace, or W3C traceparent)"),
     ):
         parser.add_argument(option, dest=field, type=_usd, metavar="USD", help=what)
     for option, field, metavar, what in (
@@ -224,7 +250,7 @@ def _port(text: str) -> int:
 def _changed(policy: Policy, options: argparse.Namespace) -> Policy:
     """`policy` with what the options name."""
     changes: dict[str, Any] = {}
-    for name in ("per_call_limit", "daily_limit", "session_limit"):
+    for name in ("per_call_limit", "daily_limit", "session_limit", "trace_limit"):
         if (limit := getattr(options, name)) is not None:
             changes[name] = limit
     for name, nothing in _EMPTY.items():

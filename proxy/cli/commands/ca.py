@@ -51,8 +51,8 @@ def _rotate(_options: argparse.Namespace, settings: Settings) -> None:
     trust.certificate_file(settings.data_dir, new)
     say(f"new  SHA-256 {new.fingerprint}, until {new.expires:%Y-%m-%d}")
     say(f"old  {directory / f'ca-{old.fingerprint}.pem'}: take it out wherever you installed it")
-    say("A proxy that runs uses the old one until it is restarted; programs that `autopay run`")
-    say("started, and shells that `autopay env` set up, trust the old one until they are too.")
+    say("A proxy that runs takes it up at once. Programs that `autopay run` started, and shells")
+    say("that `autopay env` set up, trust the old one until they are started or set up again.")
 
 
 def _hint(options: argparse.Namespace, settings: Settings) -> None:

@@ -10,8 +10,6 @@ from proxy.ledger import history
 from proxy.ledger.history import Decision
 from proxy.settings import Settings
 
-MONEY = ("price", "limit", "spent_today", "held_today", "remaining_today")
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_question(parser)
@@ -27,7 +25,7 @@ async def _run(options: argparse.Namespace) -> None:
         found = await history.decisions(database, options.agent, options.limit)
     if options.json:
         for decision in found:
-            say(json_line(decision, money=MONEY))
+            say(json_line(decision, money=decision.MONEY))
     elif found:
         headings = (
             "TIME (UTC)", "AGENT", "DECISION", "REASON", "METHOD", "ENDPOINT", ">PRICE", ">LIMIT",

@@ -13,7 +13,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from proxy.cli.books import open_books
+from proxy.cli.books import existing_store
 from proxy.cli.handout import proxy_url, reachable
 from proxy.cli.render import note, say
 from proxy.launch import trust
@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace, settings: Settings) -> None:
     trusted = trust.prepare(settings.data_dir, os.environ, Path.home())
-    async with open_books(settings, new=True) as database:
-        new = await granted(database, settings, options.agent, options.session)
+    async with existing_store(settings, new=True) as store:
+        new = await granted(store, settings, options.agent, options.session)
     told = variables(
         os.environ,
         proxy_url=proxy_url(settings, new.agent.name, new.token),

@@ -8,15 +8,15 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from policies import Policy
 from proxy import paths
 from proxy.chains.solana import Wallet
-from proxy.cli.books import open_books
+from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError
 from proxy.cli.handout import handout
 from proxy.cli.render import dollars, say
 from proxy.launch.trust import authority_of
 from proxy.ledger import agents
+from proxy.receipts.keys import KEY_NAME, ReceiptKey
 from proxy.settings import Settings, default_toml
 
 FIRST_AGENT = "default"
@@ -36,6 +36,10 @@ def run(options: argparse.Namespace) -> int:
     _line("wallet", f"{wallet.address}", f"new, in {settings.wallet_path}" if is_new else "kept")
     authority, is_new = authority_of(settings.data_dir)
     _line("ca", f"SHA-256 {authority.fingerprint[:16]}…", "new" if is_new else "kept")
+    path = settings.data_dir / KEY_NAME
+    is_new = not path.exists()
+    key = ReceiptKey.load_or_make(path)
+    _line("receipts", f"signed by {key.key_id.hex()[:16]}…", "new" if is_new else "kept")
     asyncio.run(_first_agent(settings))
     say(f"\n{_how_to_fund(wallet, settings)}")
     say("\nThen:  autopay serve")
@@ -66,23 +70,20 @@ def _wallet(settings: Settings) -> tuple[Wallet, bool]:
 
 
 async def _first_agent(settings: Settings) -> None:
-    async with open_books(settings, new=True) as database:
+    async with existing_store(settings, new=True) as store:
         _line(
             "database",
             "your own, by database_url" if settings.database_url else "embedded PostgreSQL",
         )
-        known = [info.agent.name for info in await agents.list_all(database) if info.is_active]
+        known = [
+            info.agent.name for info in await agents.list_all(store.database) if info.is_active
+        ]
         if known:
             _line("agents", ", ".join(known), "kept")
             say("\nA token is never shown again. For a new one:  autopay agent rotate NAME")
             return
-        policy = Policy(
-            FIRST_AGENT,
-            per_call_limit=settings.policy.per_call,
-            daily_limit=settings.policy.daily,
-            session_limit=settings.policy.session,
-        )
-        new = await agents.add(database, FIRST_AGENT, policy, by="autopay init")
+        policy = settings.policy.of(FIRST_AGENT)
+        new = await agents.add(store.database, store.vault, FIRST_AGENT, policy, by="autopay init")
     _line(
         "agent",
         FIRST_AGENT,

@@ -1,9 +1,20 @@
-"""What was paid, newest first. Times are UTC."""
+"""What was paid, newest first. Times are UTC.
+
+    autopay receipts
+    autopay receipts export FILE
+    autopay receipts verify FILE
+    autopay receipts keys
+
+Each receipt is a link of its agent's chain, signed by the proxy. An export can be proved by anyone,
+on any machine: `verify` needs no database and, without --rpc, no network. Exit status 1 if
+anything is wrong, or not proved.
+"""
 
 import argparse
 import asyncio
 
 from proxy.cli.books import open_books
+from proxy.cli.proofs import add_actions
 from proxy.cli.questions import add_question
 from proxy.cli.render import dollars, json_line, moment, say, shortened, table
 from proxy.ledger import history
@@ -18,9 +29,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="payments that left and whose fate is not known: their money is held",
     )
+    add_actions(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.action:
+        status: int = options.act(options)
+        return status
     if options.in_doubt:
         asyncio.run(_in_doubt(options))
     else:
@@ -33,7 +48,7 @@ async def _receipts(options: argparse.Namespace) -> None:
         found = await history.receipts(database, options.agent, options.limit)
     if options.json:
         for receipt in found:
-            say(json_line(receipt, money=("price",)))
+            say(json_line(receipt, money=receipt.MONEY))
     elif found:
         headings = (
             "TIME (UTC)", "AGENT", "METHOD", "ENDPOINT", ">PAID", "TOKEN", ">STATUS", ">MS",

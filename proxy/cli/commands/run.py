@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from policies import PolicyError, parse_usd
-from proxy.cli.books import open_books
+from proxy.cli.books import existing_store
 from proxy.cli.handout import reachable
 from proxy.cli.render import note
 from proxy.launch import lender, trust
@@ -27,6 +27,7 @@ from proxy.launch.environment import Trust, variables
 from proxy.launch.lease import DEFAULT_AGENT, Lease, lease, told
 from proxy.ledger import Database, LedgerError, sessions
 from proxy.settings import Settings
+from proxy.vault.sources import ENVIRONMENT
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,13 +70,13 @@ def run(options: argparse.Namespace) -> int:
 async def _run(options: argparse.Namespace, settings: Settings, words: Sequence[str]) -> int:
     with Child() as child:
         trusted = trust.prepare(settings.data_dir, os.environ, Path.home())
-        async with open_books(settings, new=True) as database:
+        async with existing_store(settings, new=True) as store:
             leasing = lease(
-                database, settings, options.agent, session=options.session, budget=options.budget
+                store, settings, options.agent, session=options.session, budget=options.budget
             )
             async with leasing as leased:
                 status = await _started(child, words, settings, leased, trusted)
-            await _tell(database, leased)
+            await _tell(store.database, leased)
             return status
 
 
@@ -97,7 +98,9 @@ async def _started(
             trust=trusted,
             lender_port=port,
         )
-        return await _status_of(child, words, {**os.environ, **set_for_it})
+        # Who has the database and this too could make tokens of their own.
+        ours = {name: value for name, value in os.environ.items() if name.upper() != ENVIRONMENT}
+        return await _status_of(child, words, {**ours, **set_for_it})
 
 
 async def _tell(database: Database, leased: Lease) -> None:

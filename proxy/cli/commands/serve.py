@@ -15,7 +15,7 @@ from importlib import import_module
 from proxy import __version__
 from proxy.cli.errors import CommandError, refusal
 from proxy.cli.render import note, say
-from proxy.ledger import agents
+from proxy.ledger import LedgerError, agents
 from proxy.service import Service
 from proxy.settings import Address, Settings
 from proxy.wire.plane import tune_malloc
@@ -61,10 +61,12 @@ async def _serve(settings: Settings) -> None:
     except BaseException:
         stopping.cancel()
         raise
-    await _announce(service)
-    await stopping
-    note("autopay is stopping …")
-    await service.stop()
+    try:
+        await _announce(service)
+        await stopping
+        note("autopay is stopping …")
+    finally:
+        await service.stop()
 
 
 async def _announce(service: Service) -> None:
@@ -73,16 +75,22 @@ async def _announce(service: Service) -> None:
     say(f"autopay {__version__} is ready")
     say(f"  proxy   http://{Address(*service.proxy_address)}")
     say(f"  mounts  http://{Address(*service.mounts_address)}  ({mounted})")
+    if settings.listen.admin is not None:
+        say(f"  admin   http://{Address(*service.admin_address)}")
     say(f"  pays    on {', '.join(settings.networks)}")
-    if not any(info.is_active for info in await agents.list_all(service.store.database)):
-        note("no agent may use it yet; run: autopay agent add NAME")
+    # It serves already: a database that has just gone away is no reason to end it.
+    with suppress(LedgerError):
+        if not any(info.is_active for info in await agents.list_all(service.store.database)):
+            note("no agent may use it yet; run: autopay agent add NAME")
 
 
 def _check_listeners(settings: Settings) -> None:
-    """Bind both addresses for a moment: what cannot be bound is said by its setting's name, before
+    """Bind every address for a moment: what cannot be bound is said by its setting's name, before
     anything else is started."""
     with ExitStack() as bound:
-        for name, address in (("proxy", settings.listen.proxy), ("mounts", settings.listen.mounts)):
+        for name, address in settings.listen:
+            if address is None:
+                continue
             try:
                 found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
                 for family, _, _, _, where in found:

@@ -11,15 +11,19 @@ from policies import format_usd
 from proxy import __version__, paths
 from proxy.chains.solana import Wallet
 from proxy.chains.solana.wallet import WalletError
-from proxy.cli.books import open_books
+from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError, lines_for
 from proxy.cli.handout import reachable
 from proxy.cli.render import dollars, moment, say, table
-from proxy.ledger import LedgerError, history
+from proxy.ledger import LedgerError, history, seals
 from proxy.ledger.history import OpenPayment, Rejection, Today
+from proxy.ledger.seals import Unaccepted
 from proxy.paths import PathError
 from proxy.postgres import PostgresError
+from proxy.reconciler.standing import standing
 from proxy.settings import Address, Settings
+from proxy.store import Store
+from proxy.vault import VaultError
 
 ANSWER_SECONDS = 3.0
 MOST_IN_DOUBT = 1000
@@ -41,6 +45,7 @@ class Books:
     today: list[Today] = field(default_factory=list)
     in_doubt: list[OpenPayment] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
+    unaccepted: tuple[Unaccepted, ...] = ()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,10 +64,12 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
         await _listener("mounts", settings.listen.mounts),
         _wallet(settings),
     ]
+    if settings.listen.admin is not None:
+        findings.append(await _listener("admin", settings.listen.admin))
     if options.quiet and not all(finding.well for finding in findings):
         return 1  # and no database is started to say so
     books = Books()
-    findings.append(await _database(settings, books))
+    findings += await _database(settings, books)
     well = all(finding.well for finding in findings)
     if options.json:
         say(json.dumps(_as_record(options, settings, findings, books, well)))
@@ -100,16 +107,35 @@ def _wallet(settings: Settings) -> Finding:
         return Finding("wallet", False, str(error))
 
 
-async def _database(settings: Settings, books: Books) -> Finding:
+async def _database(settings: Settings, books: Books) -> list[Finding]:
     try:
-        async with open_books(settings) as database:
+        async with existing_store(settings) as store:
+            database = store.database
             books.today = await history.today(database)
             books.in_doubt = await history.in_doubt(database, limit=MOST_IN_DOUBT)
             books.rejections = await history.rejections(database)
-    except (CommandError, LedgerError, PathError, PostgresError) as error:
-        return Finding("database", False, " ".join(lines_for(error)))
+            tokens = await _tokens(store, books)
+            proofs = await standing(database)
+    except (CommandError, LedgerError, PathError, PostgresError, VaultError) as error:
+        return [Finding("database", False, " ".join(lines_for(error)))]
     words = "your own, by database_url" if settings.database_url else "embedded PostgreSQL"
-    return Finding("database", True, f"{words}; answers")
+    return [
+        Finding("database", True, f"{words}; answers"),
+        tokens,
+        Finding("proofs", proofs.well, proofs.words),
+    ]
+
+
+async def _tokens(store: Store, books: Books) -> Finding:
+    """Whether a proxy with our secret key accepts every token that is in the database."""
+    try:
+        books.unaccepted = await seals.unaccepted(store.database, store.vault)
+    except VaultError as error:
+        return Finding("tokens", False, str(error))
+    if not books.unaccepted:
+        return Finding("tokens", True, "each is sealed with your secret key")
+    refused = sum(one.tokens for one in books.unaccepted)
+    return Finding("tokens", False, f"{refused} in the database are not accepted (see below)")
 
 
 def _show(
@@ -125,6 +151,11 @@ def _show(
         say(f"\nToday ({books.today[0].day}, UTC):")
         headings = ("AGENT", "STATE", ">SPENT", ">HELD", ">LEFT", ">DAILY LIMIT", ">PAID CALLS")
         say(table(headings, [_today_row(today) for today in books.today]))
+    if books.unaccepted:
+        say("\nTokens that are in the database and are not accepted:")
+        rows = [[one.agent, str(one.tokens), one.why] for one in books.unaccepted]
+        say(table(("AGENT", ">TOKENS", "WHY"), rows))
+        say("see: autopay secret status; autopay agent rotate NAME ends an agent's tokens")
     if books.in_doubt:
         held = dollars(sum(payment.price for payment in books.in_doubt))
         say(f"\nPayments in doubt: {len(books.in_doubt)}, which hold {held};")
@@ -181,6 +212,9 @@ def _as_record(
             "payments": len(books.in_doubt),
             "held_usd": format_usd(sum(payment.price for payment in books.in_doubt)),
         },
+        "unaccepted_tokens": [
+            {"agent": one.agent, "tokens": one.tokens, "why": one.why} for one in books.unaccepted
+        ],
         "certificate_rejections": [
             {
                 "agent": one.agent,

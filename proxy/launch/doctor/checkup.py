@@ -83,8 +83,8 @@ async def _end(tasks: Sequence["asyncio.Task[Row]"]) -> None:
 async def _check(here: Ground, runtime: Runtime, scheme: str, environ: Mapping[str, str]) -> Check:
     """With a token and a session of its own, so that the books tell what this one paid."""
     session = f"{runtime.name} {scheme}"
-    new = await agents.issue_token(here.database, AGENT, session=session)
-    since = await sessions.now(here.database)
+    new = await agents.issue_token(here.store.database, here.store.vault, AGENT, session=session)
+    since = await sessions.now(here.store.database)
     async with asyncio.timeout(HEARD_SECONDS):
         while here.service.directory.by_token(new.token) is None:  # noqa: ASYNC110 - not ours
             await asyncio.sleep(0.01)
@@ -103,7 +103,7 @@ async def _check(here: Ground, runtime: Runtime, scheme: str, environ: Mapping[s
         url = here.shops[scheme] + ("/weather" if runtime.buys else REPOSITORY)
         command = runtime.command(directory, url)
         status, out, err = await heard(command, {**environ, **set_for_it}, PROGRAM_SECONDS)
-    spent = await sessions.spending(here.database, new.agent, session, since)
+    spent = await sessions.spending(here.store.database, new.agent, session, since)
     return _judged(runtime, status, out, err, spent.calls)
 
 

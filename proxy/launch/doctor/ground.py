@@ -18,13 +18,14 @@ from proxy.authority import Authority, Leaves, write_certificate
 from proxy.chains.solana import Wallet
 from proxy.launch import trust
 from proxy.launch.environment import Trust
-from proxy.ledger import Database, agents
+from proxy.ledger import agents
+from proxy.ledger.roles import ADMIN
 from proxy.localnet import Localnet
 from proxy.localnet.paid_api import paid_api
 from proxy.paths import ca_directory
 from proxy.service import Service
 from proxy.settings import Address, Settings
-from proxy.store import open_store
+from proxy.store import Store, open_store
 
 SHOP = "shop.autopay.test"  # RFC 6761: nobody's. Many clients take localhost past every proxy
 AGENT = "doctor"
@@ -47,7 +48,7 @@ class Ground:
     """What runs. `shops` are base URLs by scheme."""
 
     directory: Path
-    database: Database
+    store: Store
     service: Service
     proxy: Address
     trust: Trust
@@ -61,7 +62,9 @@ async def ground(environ: Mapping[str, str], home: Path) -> AsyncIterator[Ground
         directory = Path(tempfile.mkdtemp(prefix="autopay-doctor-"))
         stack.callback(shutil.rmtree, directory)
         store = await stack.enter_async_context(
-            open_store(Settings.model_validate({"data_dir": directory}), name="autopay doctor")
+            open_store(
+                Settings.model_validate({"data_dir": directory}), name="autopay doctor", role=ADMIN
+            )
         )
         net = await stack.enter_async_context(Localnet(slot_seconds=0.1))
         shop_ca = Authority.create(directory / "shop")
@@ -75,13 +78,13 @@ async def ground(environ: Mapping[str, str], home: Path) -> AsyncIterator[Ground
         net.fund(wallet.address, usdc=FUNDS)
         # The shop is on loopback, where no agent is taken without leave.
         policy = Policy(AGENT, allowed_targets=("127.0.0.0/8",))
-        first = await agents.add(store.database, AGENT, policy, by="autopay doctor")
+        first = await agents.add(store.database, store.vault, AGENT, policy, by="autopay doctor")
         await agents.revoke_token(store.database, first.token)
         service = Service(
             Settings.model_validate(
                 {
                     "data_dir": directory,
-                    "listen": {"proxy": "127.0.0.1:0", "mounts": "127.0.0.1:0"},
+                    "listen": {"proxy": "127.0.0.1:0", "mounts": "127.0.0.1:0", "admin": "off"},
                     "networks": {"devnet": {"rpc_url": net.rpc_url}},
                     "tls": {"ca_file": write_certificate(directory / "shop.pem", shop_ca)},
                 }
@@ -91,7 +94,7 @@ async def ground(environ: Mapping[str, str], home: Path) -> AsyncIterator[Ground
         stack.push_async_callback(service.stop)
         yield Ground(
             directory=directory,
-            database=store.database,
+            store=store,
             service=service,
             proxy=Address(*service.proxy_address),
             trust=trusted,

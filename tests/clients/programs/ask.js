@@ -25,14 +25,32 @@ const ways = {
     return answer.status;
   },
 
-  async axios() {
-    const answer = await require('axios').request({
-      url, method, data: body || undefined, responseType: 'stream', validateStatus: () => true,
-    });
-    for await (const piece of answer.data) show(piece);
+  axios: () => byAxios(require('axios')),
+  'axios-old': () => byAxios(require('axios-old')),
+
+  async undici() {
+    const { EnvHttpProxyAgent, fetch, setGlobalDispatcher } = require('undici');
+    setGlobalDispatcher(new EnvHttpProxyAgent());
+    const answer = await fetch(url, { method, body: body || undefined });
+    for await (const piece of answer.body) show(piece);
+    return answer.status;
+  },
+
+  async 'node-fetch'() {
+    const { default: fetch } = await import(require.resolve('node-fetch'));
+    const answer = await fetch(url, { method, body: body || undefined });
+    for await (const piece of answer.body) show(piece);
     return answer.status;
   },
 };
+
+async function byAxios(axios) {
+  const answer = await axios.request({
+    url, method, data: body || undefined, responseType: 'stream', validateStatus: () => true,
+  });
+  for await (const piece of answer.data) show(piece);
+  return answer.status;
+}
 
 ways[library]().then(
   (status) => show(`\nstatus=${status}`),

@@ -1,0 +1,77 @@
+"""Who may use a route, and what it takes: a mark on its handler. Without one, no route is served.
+
+@needs(Role.READER, query=Page)
+async def decisions(request: web.Request) -> web.Response:
+    page = asked(request, Page)
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from proxy.admin.keys import Key
+from proxy.admin.roles import Role
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Model = TypeVar("Model", bound=BaseModel)
+
+_MARK = "autopay_mark"
+CALLER = web.RequestKey("caller", Key)
+QUERY = web.RequestKey("query", BaseModel)
+BODY = web.RequestKey("body", BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """`least`: the role that is needed; None: not even a key. `query`, `body`: the models that the
+    URL's parameters and the JSON body must fit; None: there are none."""
+
+    least: Role | None
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+
+
+def needs(
+    least: Role, *, query: type[BaseModel] | None = None, body: type[BaseModel] | None = None
+) -> Callable[[Handler], Handler]:
+    """For those whose key has this role or a higher one."""
+
+    def mark(handler: Handler) -> Handler:
+        setattr(handler, _MARK, Mark(least, query, body))
+        return handler
+
+    return mark
+
+
+def anyone(handler: Handler) -> Handler:
+    """For everyone who reaches the listener."""
+    setattr(handler, _MARK, Mark(None))
+    return handler
+
+
+def mark_of(handler: object) -> Mark | None:
+    """The mark of a route's handler."""
+    mark = getattr(handler, _MARK, None)
+    return mark if isinstance(mark, Mark) else None
+
+
+def caller(request: web.Request) -> Key:
+    """Whose key it is. Of a route that needs one."""
+    return request[CALLER]
+
+
+def asked(request: web.Request, model: type[Model]) -> Model:
+    """The URL's parameters, as the mark's `query`."""
+    query = request[QUERY]
+    assert isinstance(query, model), "the mark names the same model"
+    return query
+
+
+def sent(request: web.Request, model: type[Model]) -> Model:
+    """The JSON body, as the mark's `body`."""
+    body = request[BODY]
+    assert isinstance(body, model), "the mark names the same model"
+    return body

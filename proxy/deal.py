@@ -1,0 +1,65 @@
+"""What is being bought, and what leaves for it: the values of the story of one payment."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from proxy.chains import Authorization
+from proxy.entries import Meeting
+from proxy.ledger import Left, Reserved
+from proxy.wire.gate import Purchase
+from proxy.x402 import Challenge, Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What is to be bought: one offer of one challenge, met by one request of one agent."""
+
+    meeting: Meeting
+    policy_version: int
+    challenge: Challenge
+    chosen: int
+
+    @property
+    def purchase(self) -> Purchase:
+        return self.meeting.purchase
+
+    @property
+    def offer(self) -> Offer:
+        return self.challenge.offers[self.chosen]
+
+    @property
+    def provider(self) -> str:
+        return self.purchase.origin.key
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A deal with its money held and its authorization signed: the payment may leave."""
+
+    deal: Deal
+    id: UUID
+    header: tuple[bytes, bytes]
+    authorization: Authorization
+    reserved: Reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Encore:
+    """A payment that has left before, and may leave once more as the very same bytes: nothing is
+    signed or reserved for it, and nothing of it can be taken back."""
+
+    deal: Deal
+    left: Left
+    header: tuple[bytes, bytes]
+
+    @property
+    def id(self) -> UUID:
+        return self.left.id
+
+    @property
+    def landed(self) -> bool:
+        """Whether the chain has shown that its money is gone."""
+        return self.left.status != "SIGNED"
+
+
+Payment = Commitment | Encore
