@@ -1,0 +1,196 @@
+"""A PostgreSQL of the campaign's own, which is killed and comes back; and the way to it, which is
+cut, stalled and deafened."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from proxy.ledger import migrate
+from proxy.postgres import EmbeddedPostgres
+from proxy.postgres.processes import read_pid_file, servers_in
+from tests.peers.postgres import fresh_database
+
+
+class Server:
+    """One cluster. `kill` and `stop_at_once` return when it answers again."""
+
+    def __init__(self) -> None:
+        # Right under the temporary directory: as root, the server's account must walk there.
+        self.home = Path(tempfile.mkdtemp(prefix="autopay-campaign-"))
+        self._server = EmbeddedPostgres(self.home)
+        self._dsn = ""
+        self._template = ""
+
+    async def start(self) -> None:
+        self._dsn = await self._server.start()
+        try:
+            self._template = await fresh_database(self._dsn)
+            await migrate(self._template)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        await self._server.stop()
+        shutil.rmtree(self.home)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def database(self) -> str:
+        """The DSN of a new one with our schema, over the unix socket."""
+        return await fresh_database(self._dsn, self._template)
+
+    async def kill(self) -> None:
+        """SIGKILL to every process of it, at once."""
+        await self.die()
+        await self._start_again()
+
+    async def die(self) -> None:
+        """The same, and it stays dead."""
+        while pids := servers_in(self._data):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+
+    async def stop_at_once(self) -> None:
+        """An immediate shutdown: no checkpoint, no word to anybody."""
+        named = read_pid_file(self._data)
+        if named is not None:
+            os.kill(named.pid, signal.SIGQUIT)
+        while servers_in(self._data):
+            await asyncio.sleep(0.01)
+        await self._start_again()
+
+    @property
+    def _data(self) -> Path:
+        return self.home / "postgres" / "data"
+
+    async def _start_again(self) -> None:
+        await self._server.stop()
+        self._server = EmbeddedPostgres(self.home)
+        await self._server.start()
+
+
+class Relay:
+    """A TCP port in front of the server's unix socket."""
+
+    def __init__(self, dsn: str) -> None:
+        url = urlsplit(dsn)
+        self._dsn = url
+        directory = url.query.partition("host=")[2].replace("%2F", "/")
+        self._socket = f"{directory}/.s.PGSQL.5432"
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._deaf = False
+        self._fuse: int | None = None
+        self._listener: asyncio.Server
+        self.dsn = ""
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._listener.sockets[0].getsockname()[1]
+        self.dsn = self._dsn._replace(netloc=f"autopay@127.0.0.1:{port}", query="").geturl()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        self.cut()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    def lead_to(self, socket: str) -> None:
+        """Another server's socket, from now on."""
+        self._socket = socket
+        self.cut()
+
+    def cut(self) -> None:
+        """Every connection ends with a reset."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def cut_after(self, answered: int) -> None:
+        """The same, once that many bytes of answers have passed: some are cut in two, and some
+        statements are carried out of which nobody hears."""
+        self._fuse = answered
+
+    def stall(self) -> None:
+        """Nothing moves, and nobody is told."""
+        self._flowing.clear()
+
+    def deafen(self) -> None:
+        """What is asked is carried out; the answers are swallowed."""
+        self._deaf = True
+
+    def mend(self) -> None:
+        if self._deaf:
+            self.cut()  # half an answer later, nobody would understand the next
+        self._deaf = False
+        self._fuse = None
+        self._flowing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self._socket)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, up_writer}
+        for source, target, is_answer in ((reader, up_writer, False), (up_reader, writer, True)):
+            pump = asyncio.create_task(self._pump(source, target, is_answer))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, is_answer: bool
+    ) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                if is_answer and self._deaf:
+                    continue
+                if is_answer and self._fuse is not None:
+                    self._fuse -= len(data)
+                    if self._fuse < 0:
+                        target.write(data[: self._fuse])
+                        self._fuse = None
+                        self.cut()
+                        return
+                target.write(data)
+                await target.drain()
+        except OSError:
+            pass
+        finally:
+            self._writers.discard(target)
+            target.transport.abort()
+
+
+async def trouble(relay: Relay, kind: str, rng: random.Random) -> None:
+    """One of cut, cut_after, deafen, stall; mended when it returns."""
+    if kind == "cut":
+        relay.cut()
+    elif kind == "cut_after":
+        relay.cut_after(rng.randrange(2_000))
+        await asyncio.sleep(0.3)
+    elif kind == "deafen":
+        relay.deafen()
+        await asyncio.sleep(rng.uniform(0.05, 0.4))
+    elif kind == "stall":
+        relay.stall()
+        await asyncio.sleep(rng.uniform(0.2, 1.0))
+    relay.mend()
