@@ -34,7 +34,7 @@ soak: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.endure $(ARGS)
 	$(BIN)/python -m bench.mutants
 	$(BIN)/python -m tests.simulator --runs 5000 --seed $(SEED)
-	AUTOPAY_SOAK=1 $(BIN)/pytest tests/model tests/simulator --hypothesis-seed=$(SEED)
+	SOAK=1 $(BIN)/pytest tests/model tests/simulator --hypothesis-seed=$(SEED)
 	$(BIN)/python -m bench.soak
 
 # As root, PostgreSQL's binaries are copied to /var/cache/autopay where its account can't reach them.
