@@ -6,11 +6,7 @@ from datetime import datetime
 from proxy.ledger.agents import Agent
 from proxy.ledger.database import Database
 
-_LIMIT = """
-INSERT INTO budget_counters (scope, kind, agent_id, session_id, limit_micros)
-VALUES (session_scope($1, $2), 'session', $1, $2, $3)
-ON CONFLICT (scope) DO UPDATE SET limit_micros = excluded.limit_micros
-"""
+_LIMIT = "SELECT limit_session($1, $2, $3)"
 _SPENDING = """
 SELECT paid.calls, paid.spent, paid.providers, open.calls AS open_calls, open.held,
        denied.calls AS denied_calls, denied.reason AS denied_reason,

@@ -71,7 +71,8 @@ async def backup(dsn: str, file: Path) -> Contents:
             return await _backup(connection, dsn, file)
         finally:
             connection.terminate()
-    except asyncpg.InsufficientPrivilegeError as error:
+    # Who may not look into the schema is told that nothing is there.
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError) as error:
         raise UpkeepError(
             f"this login may not read the whole database ({str(error)[:_LINE]});"
             " make backups as its owner: set [database] owner_url"

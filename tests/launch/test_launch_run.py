@@ -83,7 +83,7 @@ async def test_it_buys_and_tells_what(autopay: Autopay, net: Localnet, dsn: str)
 async def test_a_budget_holds_whatever_the_program_says(autopay: Autopay, net: Localnet) -> None:
     words = python(BUY, *[f"{net.api_url}/weather"] * 3)
     done = await do(autopay, "run", "--budget", "0.002", "--session", "trip", *words)
-    assert done.stdout.split()[:3] == ["200", "200", "403"]
+    assert done.stdout.split()[:3] == ["200", "200", "403"], done.stderr
     assert done.stderr == (
         "autopay: bought 2 calls for $0.002 from 127.0.0.2; "
         "1 call refused (over_session_limit); $0.00 left\n"

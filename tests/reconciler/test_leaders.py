@@ -64,7 +64,7 @@ async def test_two_that_both_think_they_lead(desk: Desk, monkeypatch: pytest.Mon
         for _ in range(8):
             desk.finalize(height := height + 40)
             done = first.rounds, second.rounds
-            await until(lambda: first.rounds > done[0] and second.rounds > done[1])  # noqa: B023
+            await until(lambda: first.rounds > done[0] and second.rounds > done[1], 30)  # noqa: B023
             if not await desk.home.rows("SELECT 1 FROM payments WHERE status = 'SIGNED'"):
                 break
     rows = await desk.home.rows("SELECT status FROM payments ORDER BY created_at")
