@@ -81,7 +81,9 @@ async def test_it_buys_and_tells_what(autopay: Autopay, net: Localnet, dsn: str)
 
 
 async def test_a_budget_holds_whatever_the_program_says(autopay: Autopay, net: Localnet) -> None:
-    words = python(BUY, *[f"{net.api_url}/weather"] * 3)
+    # Each asks for something else: the program ends before its last answer does, and that answer is
+    # kept for whoever asks the same again.
+    words = python(BUY, *(f"{net.api_url}/weather?{n}" for n in range(3)))
     done = await do(autopay, "run", "--budget", "0.002", "--session", "trip", *words)
     assert done.stdout.split()[:3] == ["200", "200", "403"], done.stderr
     assert done.stderr == (
@@ -89,11 +91,12 @@ async def test_a_budget_holds_whatever_the_program_says(autopay: Autopay, net: L
         "1 call refused (over_session_limit); $0.00 left\n"
     )
     # The session is the same the next time, and so is what it has spent.
-    again = await do(autopay, "run", "--session", "trip", *words)
+    others = python(BUY, *(f"{net.api_url}/weather?{n}" for n in range(3, 6)))
+    again = await do(autopay, "run", "--session", "trip", *others)
     assert again.stdout.split()[:3] == ["403", "403", "403"]
     assert "bought nothing; 3 calls refused" in again.stderr
     # Another run has its own, but the agent's day is one.
-    other = await do(autopay, "run", *python(BUY, f"{net.api_url}/weather"))
+    other = await do(autopay, "run", *python(BUY, f"{net.api_url}/weather?6"))
     assert other.stderr.endswith("; $0.997 left\n")
     receipts = (await do(autopay, "receipts", "--json")).stdout.splitlines()
     sessions = [json.loads(line)["session_id"] for line in receipts]
