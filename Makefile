@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Most of a test's time is waiting: for a server to start, for a deadline to pass.
+# Most of a test's time is waiting: for a server to start, for a deadline to pass. The clocks and
+# processes are real, so what fails beside others is tried once more, alone: both runs are shown, and
+# what fails twice is a fault.
 JOBS ?= 4
 
 .PHONY: demo test lint bench bench-database soak clean
@@ -13,7 +15,8 @@ demo: $(VENV)/.installed
 	@$(BIN)/autopay demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS) || \
+		$(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

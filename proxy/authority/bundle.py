@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from proxy.authority import files
+from proxy import files
 from proxy.authority.ca import Authority, AuthorityError
 
 # Inside `autopay run`, SSL_CERT_FILE names a bundle of ours. What follows this line in it is not

@@ -5,9 +5,7 @@ not by a reader, and not after a crash in the middle of a rotation. It must be r
 owner alone. No message or repr of this module holds the key.
 """
 
-import os
 import secrets
-import stat
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from proxy.authority import files
+from proxy import files
 from proxy.paths import PathError, private_directory
 
 KEY_NAME = "ca.key"
@@ -208,26 +206,18 @@ _CA_USAGE = x509.KeyUsage(
 def _read_private(path: Path) -> bytes:
     """The content of a file that nobody else can read. Raises AuthorityError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return files.read_private(path, _MAX_FILE)
     except FileNotFoundError:
         raise AuthorityError(f"there is no CA at {path}: run autopay init") from None
     except OSError as error:
         raise AuthorityError(_failed("read", path, error)) from None
-    # Looked at through the open file, so that it cannot be exchanged in between.
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise AuthorityError(f"the CA {path} is not a regular file")
-        if mode & 0o077:
-            raise AuthorityError(
-                f"the CA {path} can be read by others (mode {stat.S_IMODE(mode):04o}): "
-                "run chmod 600 on it, and autopay ca rotate if others were on this machine"
-            )
-        return os.read(descriptor, _MAX_FILE)
-    except OSError as error:
-        raise AuthorityError(_failed("read", path, error)) from None
-    finally:
-        os.close(descriptor)
+    except files.NotPrivate as error:
+        advice = (
+            ": run chmod 600 on it, and autopay ca rotate if others were on this machine"
+            if error.exposed
+            else ""
+        )
+        raise AuthorityError(f"the CA {path} {error}{advice}") from None
 
 
 def _failed(verb: str, path: Path, error: OSError | PathError) -> str:

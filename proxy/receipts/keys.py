@@ -4,8 +4,6 @@ It vouches for the books and moves no money. Its id, the fingerprint that audito
 SHA-256 of the 32 bytes of the public key, in lower-case hex.
 """
 
-import os
-import stat
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from proxy.authority.files import write_new
+from proxy.files import NotPrivate, read_private, write_new
 from proxy.paths import private_directory
 
 KEY_NAME = "receipts.key"
@@ -53,24 +51,18 @@ class ReceiptKey:
     def load(cls, path: Path) -> Self | None:
         """None if there is no such file. Raises ReceiptKeyError."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            content = read_private(path, _MAX_FILE)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ReceiptKeyError(f"the key {path} cannot be read: {error.strerror}") from None
-        # Looked at through the open file, so that it cannot be exchanged in between.
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise ReceiptKeyError(f"the key {path} is not a regular file")
-            if mode & 0o077:
-                raise ReceiptKeyError(
-                    f"the key {path} can be read by others (mode {mode & 0o777:04o}): whoever has"
-                    " it can forge receipts; move it away and autopay makes another"
-                )
-            content = os.read(descriptor, _MAX_FILE)
-        finally:
-            os.close(descriptor)
+        except NotPrivate as error:
+            advice = (
+                ": whoever has it can forge receipts; move it away and autopay makes another"
+                if error.exposed
+                else ""
+            )
+            raise ReceiptKeyError(f"the key {path} {error}{advice}") from None
         try:
             key = load_pem_private_key(content, None)
         except (ValueError, TypeError, UnsupportedAlgorithm):

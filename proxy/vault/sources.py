@@ -6,13 +6,12 @@ import fcntl
 import os
 import re
 import shlex
-import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from proxy.authority.files import replace, write_new
+from proxy.files import NotPrivate, read_private, replace, write_new
 from proxy.paths import private_directory
 from proxy.settings import Settings
 from proxy.subprocesses import heard
@@ -58,24 +57,14 @@ class FileKeys:
 
     async def read(self) -> Keyring:
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            content = read_private(self.path, _MAX_FILE)
         except FileNotFoundError:
             return Keyring()
         except OSError as error:
             raise VaultError(f"{self.words} cannot be read: {error.strerror}") from None
-        # Looked at through the open file, so that it cannot be exchanged in between.
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise VaultError(f"{self.words} is not a regular file")
-            if mode & 0o077:
-                raise VaultError(
-                    f"{self.words} can be read by others (mode {mode & 0o777:04o}): "
-                    "run chmod 600 on it, then autopay secret rotate"
-                )
-            content = os.read(descriptor, _MAX_FILE)
-        finally:
-            os.close(descriptor)
+        except NotPrivate as error:
+            advice = ": run chmod 600 on it, then autopay secret rotate" if error.exposed else ""
+            raise VaultError(f"{self.words} {error}{advice}") from None
         return _keyring(content.decode("ascii", "replace"), self.words)
 
     def make(self) -> None:

@@ -24,10 +24,14 @@ BEGIN
                     USING HINT = format('as a superuser: CREATE ROLE %I NOLOGIN', v_role);
             END;
         END IF;
-        -- Whoever migrates may act as any of them; a superuser may anyway.
-        IF NOT pg_has_role(current_user, v_role, 'MEMBER') THEN
+        -- Whoever migrates may act as any of them. From PostgreSQL 16 on, whoever makes a role may
+        -- give it to others, but may not act as it before it was given to him.
+        BEGIN
             EXECUTE format('GRANT %I TO CURRENT_USER', v_role);
-        END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+            -- Somebody else made it, and has given it to this login, or will have to.
+            RAISE NOTICE 'as the owner of the role: GRANT % TO %', v_role, current_user;
+        END;
     END LOOP;
 END $$;
 

@@ -1,20 +1,5 @@
 -- What keeps the database well while the proxy runs, which owns nothing and so could drop nothing.
 
--- From PostgreSQL 16 on, whoever makes a role may give it to others, but may not yet act as it.
-DO $$
-DECLARE
-    v_role text;
-BEGIN
-    FOREACH v_role IN ARRAY ARRAY['autopay_writer', 'autopay_reader', 'autopay_auditor', 'autopay_admin'] LOOP
-        BEGIN
-            EXECUTE format('GRANT %I TO CURRENT_USER', v_role);
-        EXCEPTION WHEN insufficient_privilege THEN
-            -- Somebody else made it, and has given it to this login, or will have to.
-            RAISE NOTICE 'as the owner of the role: GRANT % TO %', v_role, current_user;
-        END;
-    END LOOP;
-END $$;
-
 -- When each task was last done, by whichever proxy did it: a new leader goes on from here.
 CREATE TABLE IF NOT EXISTS maintenance_tasks (
     task         text PRIMARY KEY CHECK (task IN ('partitions', 'prune', 'backup', 'audit')),

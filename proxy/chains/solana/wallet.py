@@ -6,7 +6,6 @@ read it. It must be readable by its owner alone. No message or repr of this modu
 
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +13,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from proxy.files import NotPrivate, read_private, sync_directory
 from proxy.x402 import Asset
 
 from .message import token_account
@@ -64,22 +64,12 @@ class Wallet:
     def load(cls, path: Path) -> Self:
         """Read a key file. Raises WalletError if it is missing, readable by others or not a key."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            content = read_private(path, _MAX_FILE)
         except OSError as error:
             raise WalletError(f"cannot read the wallet {path}: {error.strerror}") from None
-        # Looked at through the open file, so that it cannot be exchanged in between.
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise WalletError(f"the wallet {path} is not a regular file")
-            if mode & 0o077:
-                raise WalletError(
-                    f"the wallet {path} can be read by others (mode {mode & 0o777:04o}): "
-                    f"run chmod 600 on it"
-                )
-            content = os.read(descriptor, _MAX_FILE)
-        finally:
-            os.close(descriptor)
+        except NotPrivate as error:
+            advice = ": run chmod 600 on it" if error.exposed else ""
+            raise WalletError(f"the wallet {path} {error}{advice}") from None
         try:
             return cls.from_text(content.decode("ascii", "replace"))
         except WalletError:
@@ -117,7 +107,7 @@ class Wallet:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync_directory(path.parent)
+            sync_directory(path.parent)  # a funded wallet must survive a power cut
         except OSError as error:
             path.unlink(missing_ok=True)
             raise WalletError(f"cannot write the wallet {path}: {error.strerror}") from None
@@ -155,12 +145,3 @@ def _from_base58(text: str) -> bytes | None:
         except ValueError:
             continue
     return None
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the new name itself durable: a funded wallet must survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

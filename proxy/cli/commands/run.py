@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,8 +27,13 @@ from proxy.launch.engine import running
 from proxy.launch.environment import Trust, variables
 from proxy.launch.lease import DEFAULT_AGENT, Lease, lease, told
 from proxy.ledger import Database, LedgerError, sessions
+from proxy.ledger.sessions import Spending
 from proxy.settings import Settings
 from proxy.vault.sources import ENVIRONMENT
+
+# How long its last calls may take to be in the books, in seconds, before they are told as in doubt.
+_BOOKED_WITHIN = 2.0
+_LOOK_AGAIN = 0.05
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,12 +111,22 @@ async def _started(
 
 async def _tell(database: Database, leased: Lease) -> None:
     try:
-        spent = await sessions.spending(database, leased.agent, leased.session, leased.since)
+        spent = await _spending(database, leased)
     except LedgerError as error:
         # The program's status is what counts now.
         note(f"autopay: what was bought is not known just now: {error}")
     else:
         note(f"autopay: {told(spent)}")
+
+
+async def _spending(database: Database, leased: Lease) -> Spending:
+    """A proxy that runs by itself books a call beside the answer's last bytes: wait for that."""
+    until = time.monotonic() + _BOOKED_WITHIN
+    while True:
+        spent = await sessions.spending(database, leased.agent, leased.session, leased.since)
+        if not spent.open_calls or time.monotonic() > until:
+            return spent
+        await asyncio.sleep(_LOOK_AGAIN)
 
 
 async def _status_of(child: Child, words: Sequence[str], env: dict[str, str]) -> int:

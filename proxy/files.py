@@ -1,10 +1,36 @@
-"""Files that appear whole or not at all, whatever happens while they are written."""
+"""Files that appear whole or not at all, whatever happens while they are written; and files that
+nobody but their owner may have read."""
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class NotPrivate(Exception):
+    """A file that is no secret's: `str()` is what is wrong with it, after its name."""
+
+    def __init__(self, why: str, *, exposed: bool) -> None:
+        super().__init__(why)
+        self.exposed = exposed
+        """Whether others can read it, so that what it holds may be known to them."""
+
+
+def read_private(path: Path, most: int) -> bytes:
+    """Up to `most` bytes of a file that is its owner's alone. Raises NotPrivate, or an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    # Looked at through the open file, so that it cannot be exchanged in between.
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotPrivate("is not a regular file", exposed=False)
+        if mode & 0o077:
+            raise NotPrivate(f"can be read by others (mode {mode & 0o777:04o})", exposed=True)
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:
@@ -13,14 +39,14 @@ def write_new(path: Path, content: bytes, mode: int) -> None:
         # A link refuses to overwrite, and unlike O_EXCL on the name itself it never shows
         # another process a file that is half written.
         os.link(ready, path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def replace(path: Path, content: bytes, mode: int) -> None:
     """Write a file in place of what is there. Raises OSError."""
     with _whole(path, content, mode) as ready:
         ready.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def replace_if_changed(path: Path, content: bytes, mode: int) -> None:
@@ -50,7 +76,7 @@ def _whole(path: Path, content: bytes, mode: int) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Make the new name itself durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
