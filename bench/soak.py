@@ -45,6 +45,9 @@ class Payer(Open):
 
     def certificate_rejected(self, *_: object) -> None: ...
 
+    async def standing(self, *_: object) -> dict[str, object]:
+        return {}
+
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         async def finish(_: Delivery) -> None: ...
 

@@ -106,6 +106,9 @@ class Open:
 
     def retried(self, purchase: Purchase, note: RetryNote) -> None: ...
 
+    async def standing(self, *_: object) -> dict[str, object]:
+        return {}
+
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         return PassThrough()
 

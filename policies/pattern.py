@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from policies.errors import PolicyError
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _PATTERN = re.compile(
     r"(?:(?P<method>\S+) +)?(?P<scheme>[^\s:/]+)://(?P<authority>[^\s/]*)(?P<path>/\S*)?"
 )
@@ -50,15 +50,38 @@ class Pattern:
         scheme = scheme.lower()
         return (
             self.method in (None, method)
-            and scheme in _DEFAULT_PORTS
+            and scheme in DEFAULT_PORTS
             and self.scheme in (None, scheme)
-            and port == (_DEFAULT_PORTS[scheme] if self.port is None else self.port)
+            and port == (DEFAULT_PORTS[scheme] if self.port is None else self.port)
             and self._matches_host(host)
             and self._matches_path(path)
         )
 
+    def may_match(self, method: str, scheme: str, host: str, port: int, path: str) -> bool:
+        """Whether a server could take a request for one that falls under this pattern: the question
+        of a list of what is denied, which errs on the other side. A host that cannot be read, a
+        path that can be read in two ways, another case, a doubled slash or one at the end do not
+        lead around it. Never raises."""
+        scheme = scheme.lower()
+        return (
+            self.method in (None, method.upper())
+            and self.scheme in (None, scheme)
+            and port == (DEFAULT_PORTS.get(scheme, port) if self.port is None else self.port)
+            and (canonical_host(host) is None or self._matches_host(host))
+            and self._may_match_path(path)
+        )
+
+    def _may_match_path(self, path: str) -> bool:
+        asked = _canonical_path(path)
+        if asked is None:
+            return True
+        asked, denied = _loosest(asked), _loosest(self.path)
+        if self.prefix:
+            return asked.startswith(denied)
+        return asked.rstrip("/") == denied.rstrip("/")
+
     def _matches_host(self, host: str) -> bool:
-        asked = _canonical_host(host)
+        asked = canonical_host(host)
         if asked is None:
             return False
         if self.host.startswith("."):
@@ -83,9 +106,12 @@ def parse_pattern(text: str) -> Pattern:
     method, scheme, path = match["method"], match["scheme"].lower(), match["path"]
     if method is not None and _METHOD.fullmatch(method) is None:
         raise _bad(text, "write the method in capitals, or leave it out for every method")
-    if scheme not in (*_DEFAULT_PORTS, "*"):
+    if scheme not in (*DEFAULT_PORTS, "*"):
         raise _bad(text, "the scheme is http, https or *")
-    host, port = _authority(text, match["authority"])
+    authority = parse_authority(match["authority"])
+    if authority is None:
+        raise _bad(text, _authority_hint(match["authority"]))
+    host, port = authority
     if path is None:
         raise _bad(text, "it has no path: write /* at its end for the whole host")
     if "?" in path or "#" in path:
@@ -108,24 +134,32 @@ def parse_pattern(text: str) -> Pattern:
     )
 
 
-def _authority(text: str, authority: str) -> tuple[str, int | None]:
+def parse_authority(authority: str) -> tuple[str, int | None] | None:
+    """`host[:port]` → the host in its one spelling (".example.com" for `*.example.com`) and the
+    port, if one is written; None if that is not what it is."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
-        raise _bad(text, "after :// comes a host, and a port if it is not the default one")
+        return None
     port = None if match["port"] is None else int(match["port"])
     if port is not None and not 1 <= port <= 65535:
-        raise _bad(text, "a port is 1 to 65535")
+        return None
     wild = match["host"].startswith("*.")
-    host = _canonical_host(match["host"].removeprefix("*."))
-    if host is None or (wild and _is_address(host)):
-        raise _bad(
-            text,
-            "the host is a name in ASCII (xn--… for others), an address, or *.name for sub-domains",
-        )
+    host = canonical_host(match["host"].removeprefix("*."))
+    if host is None or (wild and is_address(host)):
+        return None
     return (f".{host}" if wild else host), port
 
 
-def _canonical_host(host: str) -> str | None:
+def _authority_hint(authority: str) -> str:
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        return "after :// comes a host, and a port if it is not the default one"
+    if match["port"] is not None and not 1 <= int(match["port"]) <= 65535:
+        return "a port is 1 to 65535"
+    return "the host is a name in ASCII (xn--… for others), an address, or *.name for sub-domains"
+
+
+def canonical_host(host: str) -> str | None:
     """Lower case, without the root's dot, IPv6 in its one short form; None if malformed."""
     name = host.lower().removesuffix(".")
     if name.startswith("[") or ":" in name:
@@ -137,7 +171,8 @@ def _canonical_host(host: str) -> str | None:
     return name if all(_HOST_LABEL.fullmatch(label) for label in labels) else None
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host is written as an IP address, with brackets or without."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -160,6 +195,12 @@ def _canonical_path(path: str) -> str | None:
             return None
         parts[i] = char if char in _UNRESERVED else f"%{parts[i].upper()}"
     return "".join(parts)
+
+
+def _loosest(path: str) -> str:
+    """What is left of a canonical path once all is gone that some server does not heed."""
+    bare = "/".join(segment.partition(";")[0] for segment in path.split("/"))
+    return re.sub(r"/{2,}", "/", bare).lower()
 
 
 def _bad(text: str, hint: str) -> PolicyError:

@@ -2,18 +2,40 @@
 
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from policies.errors import PolicyError
 from policies.money import MAX_MICROS
 from policies.networks import canonical_network
 from policies.pattern import parse_pattern
+from policies.rules import Limit, Rules, ordered_limits
 from policies.target import parse_target
+
+DEFAULTS = "defaults"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer that holds for an agent at a provider. `provider` is the pattern it is about, if it
+    is about one; `per_agent` whether what it limits is counted for each agent by itself."""
+
+    name: str
+    rules: Rules
+    provider: str | None = None
+    per_agent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one agent may spend, and on what. Limits in micro-USD; an empty list allows all, but for
-    the last two, which are about every connection, paid or not (`proxy/wire/egress.py`)."""
+    """What holds for one agent, at one provider if `layers` says more. Limits in micro-USD.
+
+    The fields up to `allowed_ports` are of the agent's own layer; limits that it does not name are
+    those of the defaults, and listed in `inherited`. An empty list allows all, but for the last
+    two, which are about every connection, paid or not (`proxy/wire/egress.py`). `layers` are all
+    others that match, and what the agent's own says beyond these fields: a payment must be allowed
+    by each of them. Made by `Book.policy`.
+    """
 
     agent: str
     frozen: bool = False
@@ -28,6 +50,91 @@ class Policy:
     allowed_targets: tuple[str, ...] = ()  # policies/target.py: not public, allowed anyway
     allowed_ports: tuple[int, ...] = ()  # of public addresses; empty: those of the web's habits
     version: int = 1
+    layers: tuple[Layer, ...] = ()
+    inherited: tuple[str, ...] = ()  # of per_call, daily, session, trace
+
+    @property
+    def stack(self) -> tuple[Layer, ...]:
+        """Every layer that holds, in the order in which they are asked: the agent's own first."""
+        own = self._fields
+        if not self.inherited:
+            return (Layer(f"agent {self.agent}", own), *self.layers)
+        below = own.limited(self.inherited)
+        own = own.where_silent(below)
+        return (Layer(f"agent {self.agent}", own), Layer(DEFAULTS, below), *self.layers)
+
+    @property
+    def wallet(self) -> str | None:
+        """The wallet that pays, by the most specific layer that names one: the agent's for this
+        provider, the provider's, the agent's own, the defaults'. None: the default one."""
+        # From behind: providers' layers come last and the narrowest of them at the end, and the
+        # defaults say nothing here of what the agent's own layer says.
+        named = (layer.rules.wallet for layer in reversed(self.layers))
+        return next((name for name in named if name is not None), None)
+
+    @property
+    def _fields(self) -> Rules:
+        return Rules(
+            frozen=self.frozen,
+            per_call=self.per_call_limit,
+            limits=ordered_limits(
+                (
+                    Limit("day", self.daily_limit),
+                    Limit("session", self.session_limit),
+                    Limit("trace", self.trace_limit),
+                )
+            ),
+            allowed_endpoints=self.allowed_endpoints,
+            allowed_pay_to=self.allowed_pay_to,
+            allowed_assets=self.allowed_assets,
+            allowed_networks=self.allowed_networks,
+            allowed_targets=self.allowed_targets,
+            allowed_ports=self.allowed_ports,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        agent: str,
+        own: Rules,
+        defaults: Rules,
+        *,
+        version: int = 1,
+        layers: tuple[Layer, ...] = (),
+    ) -> "Policy":
+        """A policy of the agent's own layer, of the defaults, and of the others that match.
+
+        Four limits always hold: what neither names is as little as the fields say by themselves.
+        """
+        named = {
+            "per_call": (own.per_call, defaults.per_call),
+            "daily": (own.limit("day").micros, defaults.limit("day").micros),
+            "session": (own.limit("session").micros, defaults.limit("session").micros),
+            "trace": (own.limit("trace").micros, defaults.limit("trace").micros),
+        }
+        limits: dict[str, Any] = {
+            f"{key}_limit": below if mine is None else mine
+            for key, (mine, below) in named.items()
+            if (mine, below) != (None, None)
+        }
+        flat = cls(
+            agent,
+            frozen=own.frozen,
+            allowed_endpoints=own.allowed_endpoints,
+            allowed_pay_to=own.allowed_pay_to,
+            allowed_assets=own.allowed_assets,
+            allowed_networks=own.allowed_networks,
+            allowed_targets=own.allowed_targets,
+            allowed_ports=own.allowed_ports,
+            version=version,
+            inherited=tuple(key for key, (mine, _) in named.items() if mine is None),
+            **limits,
+        )
+        more = (
+            Layer(f"agent {agent}", own.where_silent(flat._fields)),
+            Layer(DEFAULTS, defaults.where_silent(own).where_silent(flat._fields.limited())),
+        )
+        return replace(flat, layers=(*(layer for layer in more if layer.rules), *layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +143,8 @@ class Ask:
 
     The first five fields describe the request that met the 402 (path without query, as it was
     sent); `symbol` comes from our own table of assets; `price` is micro-USD, rounded up.
+    `scheme_x402` and `flow` are what the offer calls its scheme and its extra.paymentFlow; `at` is
+    the moment of the question, for opening hours: where they are set, and it is not, it is closed.
     """
 
     method: str
@@ -48,6 +157,10 @@ class Ask:
     symbol: str
     network: str
     price: int
+    scheme_x402: str = "exact"
+    flow: str = "authorization"
+    max_timeout_seconds: int | None = None
+    at: datetime | None = None
 
     def __post_init__(self) -> None:
         # A negative price would pass every limit and fill the budget: it must not even exist.
@@ -57,12 +170,30 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer. `detail` is one sentence that holds nothing a seller wrote."""
+    """The answer. `detail` is one sentence that holds nothing a seller wrote.
+
+    `rule` and `layer` name what decided. `approval`: it is allowed if an operator has approved it,
+    which the ledger knows; `rule`, `layer` and `limit` are then those of the threshold.
+    """
 
     allowed: bool
     code: str
     detail: str
     limit: int | None = None  # micro-USD, where a limit decided
+    rule: str = ""
+    layer: str = ""
+    approval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The offer that was chosen, by its index, and what was decided of it. `left`: every other one,
+    in the server's order, with the reason: the code of its denial, or why it came second
+    (`asset_less_preferred`, `network_less_preferred`, `dearer`, `same_price`)."""
+
+    index: int
+    verdict: Verdict
+    left: tuple[tuple[int, str], ...] = ()
 
 
 def validated(policy: Policy) -> Policy:

@@ -25,12 +25,14 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 from proxy import refusals
+from proxy.awaited import Awaited, Request
 from proxy.chains import Chain, Unpayable
+from proxy.crashpoints import reached
 from proxy.deal import Deal, Encore
 from proxy.entries import INSTANCE, Meeting, idempotency_key, request_key
 from proxy.ledger import Ledger, LedgerError, LedgerUnavailable, Left, Presented, Prior
@@ -61,6 +63,14 @@ class Terms:
     share_identical: bool = False
 
 
+class Others(Protocol):
+    """The other processes on the same database (`proxy.ledger.presence`)."""
+
+    async def vouched(self, senders: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of these payments, each with the process that sent it, those whose sender says that its
+        program still waits."""
+
+
 class Again:
     """One per process. `start()` it first; `close()` it when nobody asks any more."""
 
@@ -71,14 +81,18 @@ class Again:
         chains: Mapping[str, Chain],
         counts: Counts,
         terms: Terms,
+        awaited: Awaited,
+        others: Others,
     ) -> None:
         self.terms = terms
+        self.awaited = awaited
+        self._others = others
         self._ledger = ledger
         self._kept = kept
         self._chains = chains
         self._counts = counts
         self._watches: dict[UUID, asyncio.Task[str]] = {}
-        self._unwritten: dict[tuple[UUID, bytes], UUID] = {}
+        self._unwritten: dict[Request, UUID] = {}
         self._pruner: asyncio.Task[None] | None = None
         self._turns: WeakValueDictionary[tuple[UUID, bytes], asyncio.Lock] = WeakValueDictionary()
 
@@ -109,23 +123,32 @@ class Again:
             return contextlib.nullcontext()
         return self._turns.setdefault((meeting.agent.id, key), asyncio.Lock())
 
+    async def begin(self, meeting: Meeting, payment_id: UUID) -> None:
+        """A payment is about to be reserved: whoever asks is told that its program waits."""
+        self.awaited.begin(payment_id, await _request(meeting), meeting.purchase)
+
     async def unwritten(self, meeting: Meeting, payment_id: UUID) -> None:
         """What became of this payment is not on disk yet. Till then nobody but us knows that the
         same request is not to be signed for anew."""
-        key = await _key(meeting)
-        if key is not None:
-            self._unwritten[meeting.agent.id, key] = payment_id
+        request = await _request(meeting)
+        if request is not None:
+            self._unwritten[request] = payment_id
 
     async def waits(self, meeting: Meeting) -> Prior | None:
-        """The payment of the same request that is `unwritten`. Raises LedgerError."""
+        """The payment of the same request that is `unwritten`, or that is under way for a program
+        which has gone: this may well be that one again. Raises LedgerError."""
         if not self._ledger.waiting:  # all is written
             self._unwritten.clear()
-        key = await _key(meeting) if self._unwritten else None
-        if key is None:
+            self.awaited.all_written()
+        request = await _request(meeting)
+        if request is None:
             return None
-        payment_id = self._unwritten.get((meeting.agent.id, key))
+        payment_id = self._unwritten.get(request)
         if payment_id is None:
-            return None
+            if meeting.purchase.idempotency_key is not None:
+                return None  # its payment is known by that
+            payment_id = self.awaited.forsaken(request)
+            return None if payment_id is None else Prior("request_in_progress", payment_id)
         state = await self._ledger.answer_state(payment_id, INSTANCE)
         # The ledger can say by itself whatever else it is.
         return Prior("payment_in_doubt", payment_id) if state == "request_in_progress" else None
@@ -133,7 +156,7 @@ class Again:
     async def prior(self, meeting: Meeting) -> Prior | None:
         """What is known of the same request. Raises LedgerError."""
         purchase = meeting.purchase
-        return await self._ledger.prior(
+        found = await self._ledger.prior(
             meeting.agent.id,
             await _key(meeting),
             idempotency_key(purchase),
@@ -141,6 +164,21 @@ class Again:
             share=self.terms.share_identical,
             instance=INSTANCE,
         )
+        if found is not None and found.code == "request_elsewhere":
+            return await self.elsewhere(meeting, found.payment_id)
+        return found
+
+    async def elsewhere(self, meeting: Meeting, payment_id: UUID) -> Prior | None:
+        """Whether payments for the same request, which other processes have sent, are purchases of
+        their own. Those processes are asked; None if each says that its program still waits. What
+        they send from now on is no matter: its programs did not wait for an answer before. Raises
+        LedgerError."""
+        senders = await self._ledger.elsewhere(meeting.agent.id, await _key(meeting), INSTANCE)
+        doubtful = senders.keys() - await self._others.vouched(senders)
+        if not doubtful:
+            return None
+        newest = payment_id if payment_id in doubtful else max(doubtful)
+        return Prior("request_in_progress", newest)
 
     async def meet(self, deal: Deal, prior: Prior) -> Replayed | Problem | Encore | None:
         """What a request gets that has to do with a payment from before; None if that came to
@@ -175,8 +213,9 @@ class Again:
         await self._ledger.end_presenting(
             Presented(encore.id, INSTANCE, success, last, error_class=code, error=why)
         )
+        reached("present.noted")
 
-    async def keep(self, meeting: Meeting, payment_id: UUID, whole: Whole, reached: bool) -> None:
+    async def keep(self, meeting: Meeting, payment_id: UUID, whole: Whole, delivered: bool) -> None:
         """Put an answer by, for the same request to fetch. Tries for a moment if there is no
         database; then it is lost, and said so in the log."""
         keyed = meeting.purchase.idempotency_key is not None
@@ -185,13 +224,14 @@ class Again:
             whole.status, whole.reason.decode("latin-1"), whole.headers, whole.ours, whole.body
         )
         pause = 0.1
+        reached("keep.before")
         for left in reversed(range(_TRIES_TO_KEEP)):
             try:
                 await self._kept.keep(
                     payment_id,
                     meeting.agent.id,
                     answer,
-                    delivered=reached,
+                    delivered=delivered,
                     seconds=terms.idempotency_seconds if keyed else terms.keep_seconds,
                 )
             except (LedgerError, VaultError) as error:
@@ -201,6 +241,7 @@ class Again:
                 await asyncio.sleep(pause)
                 pause *= 2
             else:
+                reached("keep.after")
                 return
 
     # --- an answer that is under way
@@ -256,6 +297,7 @@ class Again:
                 await self.ended(again, success=False, why="not sent: the ledger did not answer")
             raise
         if begun == "ok":
+            reached("present.before")
             return again
         if begun in ("busy", "exhausted"):
             return wait
@@ -287,6 +329,11 @@ class Again:
         except Unpayable as error:
             log.warning("payment %s is not sent again: %s", left.id, error)
             return False
+
+
+async def _request(meeting: Meeting) -> Request | None:
+    key = await _key(meeting)
+    return None if key is None else (meeting.agent.id, key)
 
 
 async def _key(meeting: Meeting) -> bytes | None:

@@ -22,6 +22,10 @@ Point = Literal[
     "release.after",
     "doubt.before",
     "doubt.after",
+    "present.before",  # leave is given to send the same bytes again, and nothing is sent
+    "present.noted",  # and what came of that is on disk
+    "keep.before",  # an answer that was paid for is here, and not kept
+    "keep.after",
     "confirm.before",  # from here on, the reconciler's moves
     "confirm.after",
     "verify.before",

@@ -1,11 +1,13 @@
 """What is being bought, and what leaves for it: the values of the story of one payment."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from proxy.chains import Authorization
 from proxy.entries import Meeting
-from proxy.ledger import Left, Reserved
+from proxy.ledger import Left, Met402, Reserved
 from proxy.wire.gate import Purchase
 from proxy.x402 import Challenge, Offer
 
@@ -18,6 +20,14 @@ class Deal:
     policy_version: int
     challenge: Challenge
     chosen: int
+    wallet: str | None = None
+    """The one that policy has it paid from, by its name; None: the default one."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """What the ledger is to ask besides (`policies.ledger_rules`)."""
+    left: Mapping[int, str] = field(default_factory=dict)
+    """Why each other offer was not chosen."""
+    shadow_reason: str | None = None
+    """What the policies that only look on would have said."""
 
     @property
     def purchase(self) -> Purchase:
@@ -26,6 +36,10 @@ class Deal:
     @property
     def offer(self) -> Offer:
         return self.challenge.offers[self.chosen]
+
+    def met(self) -> Met402:
+        """The row of the 402, with what was made of its offers."""
+        return self.meeting.met(self.challenge, self.chosen, self.left)
 
     @property
     def provider(self) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -42,12 +43,18 @@ class Meeting:
         """Without the query, which may say who asks: that is kept sealed, beside the payment."""
         return shown_url(self.purchase.url.partition("?")[0])
 
-    def met(self, asked: Challenge | None = None, chosen: int | None = None) -> Met402:
+    def met(
+        self,
+        asked: Challenge | None = None,
+        chosen: int | None = None,
+        left: Mapping[int, str] = MappingProxyType({}),
+    ) -> Met402:
+        """`left`: why each other offer was not chosen."""
         purchase = self.purchase
         return Met402(
             provider=purchase.origin.key,
             api_type="KNOWLEDGE_DATA" if _CHAT.search(purchase.path) else "MARKET_DATA",
-            instructions=None if asked is None else _instructions(asked, chosen),
+            instructions=None if asked is None else _instructions(asked, chosen, left),
             response_headers=self.headers,
             tool_name=purchase.tool,
             id=self.id,
@@ -62,6 +69,7 @@ class Meeting:
         price: int = 0,
         limit: int | None = None,
         policy_version: int | None = None,
+        shadow_reason: str | None = None,
     ) -> DecisionRow:
         purchase = self.purchase
         return DecisionRow(
@@ -73,6 +81,7 @@ class Meeting:
             price=price,
             limit=limit,
             policy_version=policy_version,
+            shadow_reason=shadow_reason,
             session_id=purchase.session,
             trace_id=purchase.trace,
             met=met,
@@ -91,6 +100,10 @@ class Meeting:
         identified: bool,
         key_seconds: float,
         share: bool,
+        beside: bool,
+        policy_version: int,
+        rules: Mapping[str, Any],
+        shadow_reason: str | None,
     ) -> Reservation:
         purchase = self.purchase
         return Reservation(
@@ -127,6 +140,10 @@ class Meeting:
             idempotency_key=idempotency_key(purchase),
             key_seconds=key_seconds,
             share=share,
+            beside=beside,
+            policy_version=policy_version,
+            rules=rules,
+            shadow_reason=shadow_reason,
             header=": ".join(part.decode() for part in header),
             identified=identified,
             instance=INSTANCE,
@@ -193,7 +210,7 @@ def idempotency_key(purchase: Purchase) -> bytes | None:
     return None if key is None else hashlib.sha256(key).digest()
 
 
-def _instructions(asked: Challenge, chosen: int | None) -> dict[str, Any]:
+def _instructions(asked: Challenge, chosen: int | None, left: Mapping[int, str]) -> dict[str, Any]:
     return {
         "version": asked.version,
         "chosen": chosen,
@@ -208,8 +225,10 @@ def _instructions(asked: Challenge, chosen: int | None) -> dict[str, Any]:
                 "pay_to": offer.pay_to,
                 "facilitator": offer.fee_payer,
                 "max_timeout_seconds": offer.max_timeout_seconds,
+                "flow": offer.payment_flow,
+                "left": left.get(index),
             }
-            for offer in asked.offers
+            for index, offer in enumerate(asked.offers)
         ],
         "dropped": [{"index": entry.index, "reason": entry.reason} for entry in asked.dropped],
     }

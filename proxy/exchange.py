@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
 from cachetools import TTLCache
 
-from policies import Ask, choose, format_usd
+from policies import Ask, Choice, Policy, Verdict, choose, format_usd, ledger_rules
 from proxy import refusals
 from proxy.again import Again
 from proxy.chains import Authorization, Chain, Unpayable
+from proxy.consent import Consent
 from proxy.crashpoints import reached
 from proxy.deal import Commitment, Deal, Encore, Payment
 from proxy.entries import Meeting, receipt
@@ -74,6 +76,8 @@ BODY_BYTES = 64 * 1024
 MEMO_LESS_SECONDS = 30 * 24 * 3600
 FRESH_BLOCKHASHES = 4
 ROW_SECONDS = 1.0
+POLICY_SECONDS = 5.0  # for policies that are changed while they are asked
+SIGNED_SCHEME = "exact"
 ROUNDS = 4  # with payments from before that come to nothing
 
 
@@ -89,6 +93,7 @@ class Exchange:
         counts: Counts,
         cipher: AgentCipher,
         again: Again,
+        consent: Consent,
         *,
         memo_less: Iterable[str] = (),
     ) -> None:
@@ -100,13 +105,12 @@ class Exchange:
         self._counts = counts
         self._cipher = cipher
         self._again = again
+        self._consent = consent
         self._memo_less: TTLCache[str, bool] = TTLCache(10_000, MEMO_LESS_SECONDS)
         for provider in memo_less:
             self._memo_less[provider] = True
 
-    async def pay(  # noqa: PLR0911 - each way out of the story is told where it leaves
-        self, purchase: Purchase, challenge: PaymentRequired
-    ) -> Reply:
+    async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         """What the program gets for its 402: the paid answer, a refusal, or the 402 itself."""
         # What is asked?
         agent = purchase.agent
@@ -117,31 +121,25 @@ class Exchange:
         except NotPayable as error:
             return await self._not_payable(meeting, error)
 
-        # May this agent? The very offer that is decided on is the one that is signed.
-        policy = self._directory.policy(agent)
-        asks = [_ask(purchase, offer) for offer in asked.offers]
-        index, verdict = choose(policy, asks)
-        self._providers.quoted(purchase.origin.key, asks[index].price)
-        deal = Deal(meeting, policy.version, asked, index)
-        if not verdict.allowed:
-            await self._deny(deal, verdict.code, verdict.detail, verdict.limit)
-            return refusals.denied(verdict, asks[index], deal.provider)
+        # May this agent? Then sign, here in the process, and take the money from the budgets, on
+        # disk. Not if the same request was paid for before: then its payment is all there is, as
+        # it left or as it ended.
+        committed = await self._agree(meeting, asked)
+        if isinstance(committed, Replayed | Problem):
+            return committed
 
-        # Sign, here in the process, and take the money from the budgets, on disk. Not if the same
-        # request was paid for before: then its payment is all there is, as it left or as it ended.
+        # Send. What the program is told of it, it may act upon: from then on nobody waits for it.
         try:
-            committed = await self._enter(deal)
-        except Unpayable as error:
-            await self._deny(deal, error.code, error.detail, None)
-            return refusals.unpayable(error, deal.provider)
-        except LedgerError as error:
-            # Its row is written as soon as there is a ledger again.
-            await self._deny(deal, "ledger_unavailable", str(error), None)
-            return refusals.ledger_unavailable(deal.provider)
-        if isinstance(committed, Replayed | Problem | Refused):
-            return self._stayed(deal, committed)
+            reply = await self._buy(committed)
+        except BaseException:
+            self._again.awaited.end(committed.id)
+            raise
+        if not isinstance(reply, Paid):
+            self._again.awaited.end(committed.id)
+        return reply
 
-        # Send. This is where money can move.
+    async def _buy(self, committed: Payment) -> Paid | Problem:
+        """Send, and see what comes of it. This is where money can move."""
         sent_at = time.monotonic()
         try:
             answer = await self._send(committed)
@@ -167,6 +165,64 @@ class Exchange:
         return await self._unsettled(committed, answer, outcome)
 
     # --- before the send
+
+    async def _agree(  # noqa: PLR0911 - each way out of the story is told where it leaves
+        self, meeting: Meeting, asked: Challenge
+    ) -> Payment | Replayed | Problem:
+        """A payment that may leave, or what the program gets instead. The very offer that is
+        decided on is the one that is signed, and the money is held under the very version of the
+        policies that it was decided by: if they were changed in between, it is decided again."""
+        until, waited = time.monotonic() + POLICY_SECONDS, False
+        while True:
+            deal, verdict = self._decide(meeting, asked)
+            if not verdict.allowed:
+                await self._deny(deal, verdict.code, verdict.detail, verdict.limit)
+                return refusals.denied(verdict, deal.offer.price, deal.provider)
+            try:
+                entered = await self._enter(deal)
+            except Unpayable as error:
+                await self._deny(deal, error.code, error.detail, None)
+                return refusals.unpayable(error, deal.provider)
+            except LedgerError as error:
+                # Its row is written as soon as there is a ledger again.
+                await self._deny(deal, "ledger_unavailable", str(error), None)
+                return refusals.ledger_unavailable(deal.provider)
+            if isinstance(entered, Replayed | Problem):
+                return self._stayed(deal, entered)
+            if not isinstance(entered, Refused):
+                return entered
+            if entered.code == "policy_changed":
+                if await self._directory.fresh(deal.policy_version + 1, until - time.monotonic()):
+                    continue
+                await self._deny(deal, entered.code, "the policies go on changing", None)
+                return refusals.policies_changing(deal.provider)
+            refused: Refused | None = entered
+            if not waited:
+                refused = await self._consent.refusal(entered, deal.rules, deal.purchase)
+            if refused is not None:
+                return self._stayed(deal, refused)
+            waited = True
+            until = time.monotonic() + POLICY_SECONDS
+
+    def _decide(self, meeting: Meeting, asked: Challenge) -> tuple[Deal, Verdict]:
+        purchase, agent = meeting.purchase, meeting.agent
+        policy = self._directory.policy_at(agent, purchase.origin)
+        now = datetime.now(UTC)
+        asks = [_ask(purchase, offer, now) for offer in asked.offers]
+        choice = _choice(policy, asks)
+        self._providers.quoted(purchase.origin.key, asks[choice.index].price)
+        shadow = self._directory.shadow_at(agent, purchase.origin)
+        deal = Deal(
+            meeting,
+            policy.version,
+            asked,
+            choice.index,
+            policy.wallet,
+            rules=ledger_rules(policy, choice.verdict),
+            left=dict(choice.left),
+            shadow_reason=None if shadow is None else _reason(_choice(shadow, asks).verdict),
+        )
+        return deal, choice.verdict
 
     async def _enter(self, deal: Deal) -> Payment | Refused | Replayed | Problem:
         """A payment that may leave: a new one, or one that had left before for the same request.
@@ -195,6 +251,12 @@ class Exchange:
                     return prior
             try:
                 committed = await self._commit(deal)
+                if isinstance(committed, Refused) and committed.code == "request_elsewhere":
+                    assert committed.joined is not None, "it says which one"
+                    sent_before = await self._again.elsewhere(meeting, committed.joined)
+                    if sent_before is not None:
+                        return sent_before
+                    committed = await self._commit(deal, beside=True)
             except Unpayable:
                 prior = await self._again.prior(meeting)
                 if prior is None:
@@ -238,10 +300,11 @@ class Exchange:
             deal.meeting.denial(
                 code,
                 detail,
-                met=deal.meeting.met(deal.challenge, deal.chosen),
+                met=deal.met(),
                 price=deal.offer.price,
                 limit=limit,
                 policy_version=deal.policy_version,
+                shadow_reason=deal.shadow_reason,
             )
         )
 
@@ -252,9 +315,16 @@ class Exchange:
             async with asyncio.timeout(ROW_SECONDS):
                 await self._ledger.record_decision(row)
 
-    async def _commit(self, deal: Deal) -> Commitment | Refused:
+    async def _commit(self, deal: Deal, *, beside: bool = False) -> Commitment | Refused:
         """Sign and reserve. Two equal payments without a memo under one blockhash would be one
-        transaction: the ledger refuses the second, which is then signed under a newer hash."""
+        transaction: the ledger refuses the second, which is then signed under a newer hash.
+        `beside`: whether open payments for the same are known to be others' purchases."""
+        if deal.offer.scheme != SIGNED_SCHEME:
+            raise Unpayable(
+                "scheme_not_supported",
+                f"The scheme {deal.offer.scheme} is allowed by the policy, and cannot be signed"
+                f" here: only {SIGNED_SCHEME} can.",
+            )
         chain = self._chains.get(deal.offer.network)
         if chain is None:
             raise Unpayable(
@@ -266,7 +336,7 @@ class Exchange:
         fresh_after = None
         for _ in range(FRESH_BLOCKHASHES):
             authorization = await chain.prepare(
-                deal.offer, with_memo=with_memo, fresh_after=fresh_after
+                deal.offer, wallet=deal.wallet, with_memo=with_memo, fresh_after=fresh_after
             )
             payment_id = new_id()
             header = payment_header(
@@ -276,11 +346,13 @@ class Exchange:
                 payment_id=f"pay_{payment_id.hex}",
             )
             reserved: Reserved | Refused | None = None
+            await self._again.begin(deal.meeting, payment_id)
             try:
-                reserved = await self._reserve(deal, payment_id, authorization, header)
+                reserved = await self._reserve(deal, payment_id, authorization, header, beside)
             finally:
                 if not isinstance(reserved, Reserved):
                     chain.discard(authorization)
+                    self._again.awaited.end(payment_id)
             if isinstance(reserved, Reserved):
                 self._counts.decisions.add("allow", "ok")
                 return Commitment(deal, payment_id, header, authorization, reserved)
@@ -297,6 +369,7 @@ class Exchange:
         payment_id: UUID,
         authorization: Authorization,
         header: tuple[bytes, bytes],
+        beside: bool,
     ) -> Reserved | Refused:
         meeting, terms = deal.meeting, self._again.terms
         reached("reserve.before")
@@ -305,13 +378,17 @@ class Exchange:
                 payment_id,
                 deal.offer,
                 authorization,
-                meeting.met(deal.challenge, deal.chosen),
+                deal.met(),
                 await deal.purchase.body_sha256(),
                 await self._sealed_url(meeting),
                 header=header,
                 identified=takes_identifier(deal.challenge, deal.offer),
                 key_seconds=terms.idempotency_seconds,
                 share=terms.share_identical,
+                beside=beside,
+                policy_version=deal.policy_version,
+                rules=deal.rules,
+                shadow_reason=deal.shadow_reason,
             )
         )
 
@@ -342,7 +419,8 @@ class Exchange:
         deal = committed.deal
         self._chains[deal.offer.network].discard(committed.authorization)
         self._counts.payments.add("released", "never_sent")
-        await self._ledger.release(committed.id, "never_sent")
+        if not await self._ledger.release(committed.id, "never_sent"):
+            self._again.awaited.harmless(committed.id)
         if deal.purchase.gone:
             deal.purchase.ticket.neutral()
             return refusals.nobody_waits(committed.id, deal.provider)
@@ -408,6 +486,7 @@ class Exchange:
             if not written:
                 await self._again.unwritten(committed.deal.meeting, committed.id)
         headers = [*_payment_headers(committed, outcome), (b"Autopay-State", state)]
+        self._again.awaited.end(committed.id)
 
         async def finish(delivery: Delivery) -> None:
             await self._ledger.deliver(self._delivered(committed, outcome, delivery))
@@ -440,8 +519,13 @@ class Exchange:
         settled = asyncio.ensure_future(book())
 
         async def finish(delivery: Delivery) -> None:
-            if not await settled and not delivery.complete:
+            if await settled:
+                self._again.awaited.end(committed.id)
+            elif delivery.complete and not deal.purchase.gone:
+                self._again.awaited.harmless(committed.id)
+            else:
                 await self._again.unwritten(deal.meeting, committed.id)
+                self._again.awaited.end(committed.id)
             reached("settle.after")
             await self._ledger.deliver(self._delivered(committed, outcome, delivery))
 
@@ -461,7 +545,26 @@ class Exchange:
         return deal.meeting.delivery(committed.id, deal.offer, outcome, delivery, score)
 
 
-def _ask(purchase: Purchase, offer: Offer) -> Ask:
+def _choice(policy: Policy, asks: Sequence[Ask]) -> Choice:
+    """What the policy chooses; of that which can be signed, if there is any that it allows."""
+    choice = choose(policy, asks)
+    if not choice.verdict.allowed or asks[choice.index].scheme_x402 == SIGNED_SCHEME:
+        return choice
+    signed = [i for i, ask in enumerate(asks) if ask.scheme_x402 == SIGNED_SCHEME]
+    among = choose(policy, [asks[i] for i in signed]) if signed else choice
+    if not signed or not among.verdict.allowed:
+        return choice
+    left = {i: code for i, code in choice.left if i not in signed}
+    left |= {i: "scheme_not_supported" for i in range(len(asks)) if i not in signed}
+    left |= {signed[i]: code for i, code in among.left}
+    return Choice(signed[among.index], among.verdict, tuple(sorted(left.items())))
+
+
+def _reason(verdict: Verdict) -> str:
+    return "approval_required" if verdict.approval else verdict.code
+
+
+def _ask(purchase: Purchase, offer: Offer, now: datetime) -> Ask:
     return Ask(
         method=purchase.method,
         scheme=purchase.origin.scheme,
@@ -473,6 +576,10 @@ def _ask(purchase: Purchase, offer: Offer) -> Ask:
         symbol=offer.asset.symbol,
         network=offer.network,
         price=offer.price,
+        scheme_x402=offer.scheme,
+        flow=offer.payment_flow,
+        max_timeout_seconds=offer.timeout_asked,
+        at=now,
     )
 
 

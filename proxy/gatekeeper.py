@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -10,9 +10,10 @@ from policies import PolicyError, parse_target
 from proxy import refusals
 from proxy.capture import Capture
 from proxy.exchange import Exchange
-from proxy.ledger import Agent, DecisionRow, Directory, Ledger, Retry
+from proxy.ledger import Agent, Database, DecisionRow, Directory, Ledger, Retry
 from proxy.metrics import Counts
 from proxy.providers import BreakerOpen, Providers
+from proxy.standing import standing
 from proxy.urls import shown_url
 from proxy.wire.egress import Leave
 from proxy.wire.gate import Agent as Asker
@@ -23,6 +24,7 @@ from proxy.wire.tap import Tap
 log = logging.getLogger(__name__)
 
 MOST_ROWS_UNDER_WAY = 1_000
+MOST_ASKING = 2  # questions of agents about themselves; the other connections are for payments
 
 
 class Gatekeeper:
@@ -36,13 +38,17 @@ class Gatekeeper:
         exchange: Exchange,
         counts: Counts,
         capture: Capture,
+        database: Database,
     ) -> None:
+        """`database` is asked what an agent may know of itself."""
         self._directory = directory
         self._providers = providers
         self._ledger = ledger
         self._exchange = exchange
         self._counts = counts
         self._capture = capture
+        self._database = database
+        self._asking = asyncio.Semaphore(MOST_ASKING)
         self._rows: set[asyncio.Task[bool]] = set()
 
     def by_credentials(self, name: str, token: str) -> Agent | None:
@@ -118,6 +124,13 @@ class Gatekeeper:
                     )
                 )
             )
+
+    async def standing(
+        self, agent: Asker, session: str | None, trace: str | None
+    ) -> Mapping[str, Any]:
+        assert isinstance(agent, Agent)
+        async with self._asking:
+            return await standing(self._database, agent, session, trace)
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         # Who is bound to a session has its budget, and cannot leave it by naming another.

@@ -63,8 +63,9 @@ class Counts:
     """What happens to money and to trust. One for a running proxy; since its start.
 
     `decisions` are the rows of the decision log. `payments` are those that were asked for: by
-    state (paid, in_doubt, released, denied, replayed) and the reason, which is "" where there is
-    none to give. One may be counted twice: as in doubt, and later as what it turned out to be.
+    state (paid, in_doubt, released, reversed, denied, replayed) and the reason, which is "" where
+    there is none to give. One may be counted twice: as in doubt, and later as what it turned out
+    to be; as paid, and as reversed once the chain has proved that it never was.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,9 @@ class Counts:
         self.decisions.add("deny", reason)
         self.payments.add("denied", reason)
 
-    def paid(self, agent: str, provider: str, symbol: str, micros: int) -> None:
+    def paid(
+        self, agent: str, provider: str, symbol: str, micros: int, *, reason: str = ""
+    ) -> None:
         """A payment is booked as spent. `micros`: what the budgets are charged, micro-USD."""
-        self.payments.add("paid", "")
+        self.payments.add("paid", reason)
         self.spent_micros.add(agent, provider, symbol, by=micros)

@@ -2,11 +2,13 @@
 what to do next. Nothing that a seller wrote gets in unless it has the shape of a code."""
 
 import re
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from policies import Ask, Verdict, format_usd
+from policies import Verdict, format_usd
 from proxy.chains import Unpayable
 from proxy.ledger import Refused
 from proxy.wire.problem import Problem
@@ -32,15 +34,30 @@ _OVER = {
     " today: {spent} USD of {limit} USD are spent and {held} USD are held.",
     "over_fleet_limit": "The price of {asked} USD does not fit into what all agents together may"
     " spend today: {spent} USD of {limit} USD are spent and {held} USD are held.",
+    "over_hourly_limit": "The price of {asked} USD does not fit into what may be spent in this"
+    " hour: {spent} USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    "over_monthly_limit": "The price of {asked} USD does not fit into what may be spent in this"
+    " month: {spent} USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    "over_lifetime_limit": "The price of {asked} USD does not fit into what may ever be spent:"
+    " {spent} USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    "over_rolling_limit": "The price of {asked} USD does not fit into what may be spent in any such"
+    " span of hours: {spent} USD of {limit} USD are spent and {held} USD are held.",
+    "too_many_payments": "As many payments as are allowed in this window were made, or are under"
+    " way.",
     "frozen": "This agent's spending is frozen.",
     "unknown_agent": "This agent was removed.",
     "spending_halted": "All spending is halted.",
 }
 
 
-def denied(verdict: Verdict, ask: Ask, provider: str) -> Problem:
-    """The agent's policy says no."""
-    extra: dict[str, Any] = {"provider": provider, "asked_usd": format_usd(ask.price)}
+def denied(verdict: Verdict, price: int, provider: str) -> Problem:
+    """The policy says no. `rule` and `layer` are what said it."""
+    extra: dict[str, Any] = {
+        "provider": provider,
+        "asked_usd": format_usd(price),
+        "rule": verdict.rule,
+        "layer": verdict.layer,
+    }
     if verdict.limit is not None:
         extra["limit_usd"] = format_usd(verdict.limit)
     return Problem(
@@ -53,6 +70,8 @@ def denied(verdict: Verdict, ask: Ask, provider: str) -> Problem:
 
 def over_budget(refused: Refused, provider: str) -> Problem:
     """The ledger says no. `possible_again` is when the window ends, null where none does."""
+    if refused.detail is not None and refused.code in _HELD_BACK:
+        return _HELD_BACK[refused.code](refused, refused.detail, provider)
     numbers = {
         "asked": format_usd(refused.asked),
         "limit": format_usd(refused.limit or 0),
@@ -70,9 +89,127 @@ def over_budget(refused: Refused, provider: str) -> Problem:
         {
             "provider": provider,
             **{f"{name}_usd": value for name, value in numbers.items()},
+            **_window(refused.detail),
             "possible_again": when,
         },
     )
+
+
+def _window(detail: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Which limit of a layer it was: its window, of whom, and the number of payments in it."""
+    if detail is None or "window" not in detail:
+        return {}
+    named = {"window": "window", "of": "limit_of", "provider": "pattern"}
+    numbers = ("payments", "limit_payments") if "limit_payments" in detail else ()
+    return {said: detail[name] for name, said in named.items() if name in detail} | {
+        name: detail[name] for name in numbers
+    }
+
+
+def words(code: str, numbers: Mapping[str, str]) -> str:
+    """What the ledger's denial of this code means, with its `price`, `limit`, `spent` and `held`
+    in USD; "" for one that needs no more words than its name."""
+    text = _OVER.get(code, "")
+    asked = {"asked": numbers.get("price", "0"), "limit": "0", "spent": "0", "held": "0"}
+    return text.format(**asked | {name: numbers[name] for name in numbers if name in asked})
+
+
+def _pay_to_changed(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
+    return Problem(
+        403,
+        "pay_to_changed",
+        f"{provider} wants to be paid to another receiver than before, so nothing was paid. An"
+        " operator can let it be paid: autopay pin list --waiting.",
+        {
+            "provider": provider,
+            "asked_usd": format_usd(refused.asked),
+            "network": detail["network"],
+            "pay_to": detail["pay_to"],
+            "pinned": detail["pinned"],
+        },
+    )
+
+
+def _price_drift(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
+    last, most = format_usd(detail["last_micros"]), format_usd(refused.limit)
+    median = _usd(detail["median_micros"])
+    return Problem(
+        403,
+        "price_drift",
+        f"The price is {format_usd(refused.asked)} USD, which is too much beside what was paid here"
+        f" before: {last} USD the last time, {median} USD in the middle of the last"
+        f" {detail['payments']}. At most {most} USD may be paid. Nothing was paid. An operator can"
+        " change this agent's policy.",
+        {
+            "provider": provider,
+            "asked_usd": format_usd(refused.asked),
+            "limit_usd": most,
+            "last_usd": last,
+            "median_usd": median,
+            "payments": detail["payments"],
+            **{
+                name: detail[name]
+                for name in ("ratio_last", "max_ratio_last", "ratio_median", "max_ratio_median")
+                if name in detail
+            },
+        },
+    )
+
+
+def _over_loss_cap(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
+    lost, limit = format_usd(detail["lost_micros"]), format_usd(refused.limit)
+    when = _iso(datetime.fromisoformat(detail["resets_at"]))
+    return Problem(
+        403,
+        "over_loss_cap",
+        f"{lost} USD were paid today for what was not delivered, and the price of"
+        f" {format_usd(refused.asked)} USD could be lost too: at most {limit} USD may be. Nothing"
+        f" was paid. It is possible again from {when}. An operator can change this agent's policy.",
+        {
+            "provider": provider,
+            "asked_usd": format_usd(refused.asked),
+            "limit_usd": limit,
+            "lost_usd": lost,
+            "possible_again": when,
+        },
+    )
+
+
+def _approval_required(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
+    """`state`: pending, rejected, or too_many, where it was not even asked for."""
+    state, approval = detail["state"], detail.get("approval")
+    asked = format_usd(refused.asked)
+    extra = {"provider": provider, "asked_usd": asked, "state": state}
+    if approval is None:
+        text = (
+            f"The price of {asked} USD needs an operator's approval, and too many payments of this"
+            " agent wait for one already. Nothing was paid or asked for. Ask again when some are"
+            " decided."
+        )
+    else:
+        when = _iso(datetime.fromisoformat(detail["expires_at"]))
+        extra |= {"approval": approval, "expires_at": when}
+        if state == "rejected":
+            text = (
+                f"An operator has rejected this payment of {asked} USD (approval {approval})."
+                f" Nothing was paid. It is not asked for again before {when}."
+            )
+        else:
+            extra["approve"] = f"autopay approval approve {approval}"
+            text = (
+                f"The price of {asked} USD needs an operator's approval, which is asked for:"
+                f" {approval}, until {when}. Nothing was paid. Once it is approved, the same"
+                " request pays."
+            )
+    return Problem(403, "approval_required", text, extra)
+
+
+_HELD_BACK = {
+    "pay_to_changed": _pay_to_changed,
+    "price_drift": _price_drift,
+    "over_loss_cap": _over_loss_cap,
+    "approval_required": _approval_required,
+}
 
 
 def unpayable(error: Unpayable, provider: str) -> Problem:
@@ -86,6 +223,18 @@ def unpayable(error: Unpayable, provider: str) -> Problem:
         f"{error.detail} Nothing was paid.",
         {"provider": provider},
         headers,
+    )
+
+
+def policies_changing(provider: str) -> Problem:
+    """They were changed each time that it was decided, or are not known here as they are."""
+    return Problem(
+        503,
+        "policy_changed",
+        "The policies were changed while this payment was decided, and go on changing. Nothing was"
+        " paid for this request: ask again.",
+        {"provider": provider},
+        ((b"Retry-After", b"1"),),
     )
 
 
@@ -220,5 +369,12 @@ def breaker_open(provider: str, retry_after: int, last_error: str) -> Problem:
     )
 
 
+def _usd(micros: str) -> str:
+    """A median, which may lie between two micro-dollars."""
+    return format(Decimal(micros).scaleb(-6), "f")
+
+
 def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

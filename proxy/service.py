@@ -1,16 +1,20 @@
 """autopay, running: every room built and joined, from the settings to the listeners."""
 
 import logging
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
-from proxy.admin import Keys, Listener, Parts, all_routes, application
+from proxy.admin import Hosts, Keys, Listener, Parts, all_routes, application
+from proxy.admin.stream import Streams
 from proxy.again import Again, Terms
 from proxy.authority import AuthorityFile, Leaves
-from proxy.balances import BalanceWatch
+from proxy.awaited import Awaited
+from proxy.balances import BalanceWatch, Watched
 from proxy.capture import Capture, StoreRule
-from proxy.chains import Chain
+from proxy.chains import DEFAULT_WALLET, Chain
 from proxy.chains.solana import SolanaChain, Wallet
+from proxy.consent import Consent
 from proxy.entries import INSTANCE
 from proxy.exchange import Exchange
 from proxy.gatekeeper import Gatekeeper
@@ -21,6 +25,8 @@ from proxy.ledger.kept import KeptAnswers
 from proxy.ledger.presence import Presence
 from proxy.ledger.roles import ADMIN, instead_of
 from proxy.metrics import Counts
+from proxy.notices import Courier, Feed
+from proxy.notices.post import Poster
 from proxy.paths import PathError, ca_directory
 from proxy.providers import Providers
 from proxy.receipts.keys import KEY_NAME, ReceiptKey
@@ -30,6 +36,7 @@ from proxy.reconciler.books import Account
 from proxy.settings import NETWORK_IDS, Settings
 from proxy.store import Store, open_store
 from proxy.upkeep import Keeper
+from proxy.wallets import load_wallets, low_balance, wallet_files
 from proxy.wire.chain import Chain as ProxyChain
 from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
@@ -53,6 +60,7 @@ class Service:
         self.reconciler: Reconciler
         self.ledger: Ledger
         self.keeper: Keeper
+        self.feed: Feed
         self.capture: Capture
         self.signer: ReceiptSigner | None = None
         self.chains: dict[str, Chain] = {}
@@ -75,6 +83,14 @@ class Service:
             self.keeper = self._keeper()
             await self.keeper.start()
             stack.push_async_callback(self.keeper.close)
+            self.feed = Feed(self.store.dsn, role=self.store.role)
+            await self.feed.start()
+            stack.push_async_callback(self.feed.close)
+            courier = Courier(
+                self.store.database, self.store.vault, self.feed, ca_file=settings.tls.ca_file
+            )
+            courier.start()
+            stack.push_async_callback(courier.close)
             self._sign_receipts(stack)
             self.ledger = Ledger(self.store.database)
             stack.push_async_callback(self._settle_books)
@@ -86,13 +102,19 @@ class Service:
             await providers.start()
             stack.push_async_callback(providers.close)
             await self._open_chains(stack)
-            presence = Presence(self.store.dsn, INSTANCE, role=self.store.role)
+            awaited = Awaited()
+            presence = Presence(
+                self.store.dsn, INSTANCE, vouches=awaited.vouches, role=self.store.role
+            )
             await presence.start()
             stack.push_async_callback(presence.close)
             cipher = AgentCipher(self.store.database, self.store.vault)
-            again = self._again(cipher)
+            again = self._again(cipher, awaited, presence)
             again.start()
             stack.push_async_callback(again.close)
+            consent = Consent(self.store.database)
+            consent.start()
+            stack.push_async_callback(consent.close)
             exchange = Exchange(
                 directory,
                 providers,
@@ -101,11 +123,20 @@ class Service:
                 self.counts,
                 cipher,
                 again,
+                consent,
                 memo_less=await self._memo_less(),
             )
             capture = self.capture = self._capture()
             stack.push_async_callback(capture.close, FLUSH_SECONDS)
-            gate = Gatekeeper(directory, providers, self.ledger, exchange, self.counts, capture)
+            gate = Gatekeeper(
+                directory,
+                providers,
+                self.ledger,
+                exchange,
+                self.counts,
+                capture,
+                self.store.database,
+            )
             plane = DataPlane(
                 gate,
                 self._limits(),
@@ -142,13 +173,20 @@ class Service:
         stack.push_async_callback(signer.close)
 
     async def _open_chains(self, stack: AsyncExitStack) -> None:
-        path = self.settings.wallet_path
-        wallet = Wallet.load(path) if path.exists() else None
-        if wallet is None:
-            log.warning("there is no wallet at %s: nothing can be paid (`autopay init`)", path)
+        wallets = load_wallets(self.settings)
+        for name, path in wallet_files(self.settings).items():
+            if name not in wallets:
+                log.warning(
+                    "there is no wallet at %s: nothing can be paid (`autopay init`)"
+                    if name == DEFAULT_WALLET
+                    else "there is no wallet at %s: policies that name it have nothing paid"
+                    " (`autopay wallet new`)",
+                    path,
+                )
+        named = {name: wallets[name] for name in wallets if name != DEFAULT_WALLET}
         chains = []
         for network, rpc_url in self.settings.rpc_urls.items():
-            chain = SolanaChain(network, wallet, rpc_url)
+            chain = SolanaChain(network, wallets.get(DEFAULT_WALLET), rpc_url, named=named)
             await chain.start()
             stack.push_async_callback(chain.close)
             self.chains[network] = chain
@@ -156,12 +194,15 @@ class Service:
         balances = BalanceWatch(
             self.store.database,
             chains,
-            threshold=self.settings.wallet.low_balance,
+            [
+                Watched(name, wallet, low_balance(self.settings, name))
+                for name, wallet in wallets.items()
+            ],
             interval=self.settings.wallet.check_seconds,
         )
         balances.start()
         stack.push_async_callback(balances.close)
-        self.reconciler = reconciler_of(self.settings, self.store, wallet)
+        self.reconciler = reconciler_of(self.settings, self.store, wallets.values(), self.counts)
         if self.settings.reconciler.enabled:
             await self.reconciler.start()
         stack.push_async_callback(self.reconciler.close)
@@ -190,7 +231,7 @@ class Service:
             ),
         )
 
-    def _again(self, cipher: AgentCipher) -> Again:
+    def _again(self, cipher: AgentCipher, awaited: Awaited, presence: Presence) -> Again:
         paid = self.settings.paid
         terms = Terms(
             keep_bytes=paid.keep_bytes,
@@ -201,7 +242,7 @@ class Service:
             share_identical=paid.share_identical,
         )
         kept = KeptAnswers(self.store.database, cipher, most=terms.keep_answers)
-        return Again(self.ledger, kept, self.chains, self.counts, terms)
+        return Again(self.ledger, kept, self.chains, self.counts, terms, awaited, presence)
 
     def _capture(self) -> Capture:
         rules = {
@@ -251,11 +292,18 @@ class Service:
             self.keeper,
             self.directory,
             self.capture,
+            self.store.vault,
+            streams := Streams(self.feed),
+            self.settings.policy,
+            await stack.enter_async_context(Poster(ca_file=self.settings.tls.ca_file)),
         )
         keys = Keys(database)
-        routes = all_routes(parts, keys, open_metrics=self.settings.admin.open_metrics)
-        listener = await Listener.start(application(keys, routes), address.host, address.port)
+        routes = all_routes(parts, open_metrics=self.settings.admin.open_metrics)
+        hosts = Hosts((address.host, *self.settings.admin.hosts))
+        app = application(keys, routes, hosts)
+        listener = await Listener.start(app, address.host, address.port)
         stack.push_async_callback(listener.close)
+        stack.callback(streams.close)  # first: the listener would wait for them
         plane.keep_from(listener.addresses)
         self.admin_address = listener.addresses[0]
 
@@ -299,17 +347,16 @@ class Service:
         )
 
 
-def reconciler_of(settings: Settings, store: Store, wallet: Wallet | None) -> Reconciler:
+def reconciler_of(
+    settings: Settings, store: Store, wallets: Collection[Wallet], counts: Counts | None = None
+) -> Reconciler:
     """The reconciler of this database, not started. It needs no wallet for what was paid before."""
-    own = (
-        []
-        if wallet is None
-        else [
-            Account(asset.network, wallet.token_account(asset))
-            for asset in ASSETS
-            if asset.network in settings.rpc_urls
-        ]
-    )
+    own = [
+        Account(asset.network, wallet.token_account(asset))
+        for wallet in wallets
+        for asset in ASSETS
+        if asset.network in settings.rpc_urls
+    ]
     return Reconciler(
         store.dsn,
         store.database,
@@ -319,4 +366,5 @@ def reconciler_of(settings: Settings, store: Store, wallet: Wallet | None) -> Re
         },
         own_accounts=own,
         interval=settings.reconciler.interval,
+        counts=counts,
     )

@@ -6,6 +6,7 @@ what is reported on · `routes.py` all routes; a file for each group, with a fun
 """
 
 from proxy.admin.app import UnmarkedRoute, application
+from proxy.admin.hosts import Hosts
 from proxy.admin.keys import Key, Keys
 from proxy.admin.listener import Listener
 from proxy.admin.parts import Parts
@@ -14,6 +15,7 @@ from proxy.admin.roles import Role
 from proxy.admin.routes import all_routes
 
 __all__ = [
+    "Hosts",
     "Key",
     "Keys",
     "Listener",

@@ -8,11 +8,13 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ValidationError
 
+from proxy.admin import places
 from proxy.admin.answers import told
+from proxy.admin.hosts import Hosts
 from proxy.admin.keys import Key, Keys
-from proxy.admin.rights import BODY, CALLER, QUERY, Handler, mark_of
+from proxy.admin.refusals import of_the_ledger
+from proxy.admin.rights import BODY, CALLER, QUERY, Handler, key_of, mark_of
 from proxy.admin.roles import Role
-from proxy.ledger import LedgerUnavailable
 from proxy.wire.problem import Problem
 
 log = logging.getLogger(__name__)
@@ -27,9 +29,11 @@ class UnmarkedRoute(Exception):
     """A route does not say who may use it: a mistake of ours, found at the start."""
 
 
-def application(keys: Keys, routes: Iterable[web.RouteDef]) -> web.Application:
-    """Serves `routes`, each to those that its mark names. Raises UnmarkedRoute."""
-    app = web.Application(client_max_size=BODY_BYTES, middlewares=[_guard(keys)])
+def application(keys: Keys, routes: Iterable[web.RouteDef], hosts: Hosts) -> web.Application:
+    """Serves `routes`, each to those that its mark names, asked for by one of `hosts`.
+
+    Raises UnmarkedRoute."""
+    app = web.Application(client_max_size=BODY_BYTES, middlewares=[_guard(keys, hosts)])
     for route in routes:
         if mark_of(route.handler) is None:
             raise UnmarkedRoute(f"{route.method} {route.path} does not say who may use it")
@@ -37,10 +41,11 @@ def application(keys: Keys, routes: Iterable[web.RouteDef]) -> web.Application:
     return app
 
 
-def _guard(keys: Keys) -> Middleware:
+def _guard(keys: Keys, hosts: Hosts) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            hosts.check(request)
             response = await _pass(keys, request, handler)
         except Exception as error:
             # Of a stream under way nothing can be taken back: it is cut off.
@@ -66,6 +71,7 @@ async def _pass(keys: Keys, request: web.Request, handler: Handler) -> web.Strea
         return await handler(request)
     if mark.least is not None:
         request[CALLER] = await _identify(keys, request, mark.least)
+    places.check(request)
     if mark.query is not None:
         request[QUERY] = _fitting(mark.query, _parameters(request), "bad_query")
     if mark.body is not None:
@@ -74,15 +80,15 @@ async def _pass(keys: Keys, request: web.Request, handler: Handler) -> web.Strea
 
 
 async def _identify(keys: Keys, request: web.Request, least: Role) -> Key:
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
+    text = key_of(request)
+    if not text:
         raise Problem(
             401,
             "api_key_required",
             "This needs a key: send `Authorization: Bearer apk_…`. `autopay key create` makes one.",
             headers=_CHALLENGE,
         )
-    key = await keys.find(text.strip())
+    key = await keys.find(text)
     if key is None:
         raise Problem(
             401,
@@ -134,13 +140,8 @@ def _problem(request: web.Request, error: Exception) -> Problem:
         return error
     if isinstance(error, web.HTTPException) and error.status < 500:
         return _http_problem(error)
-    if isinstance(error, LedgerUnavailable):
-        return Problem(
-            503,
-            "ledger_unavailable",
-            "The ledger can't be reached just now.",
-            headers=((b"Retry-After", b"5"),),
-        )
+    if known := of_the_ledger(error):
+        return known
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return Problem(500, "internal_error", "autopay failed to answer. See its log.")
 

@@ -7,6 +7,7 @@ from aiohttp import web
 from proxy.admin.answers import answer
 from proxy.admin.parts import Parts
 from proxy.admin.rights import anyone
+from proxy.admin.shapes import Given
 from proxy.chains import Chain, Unpayable
 from proxy.ledger import LedgerError
 from proxy.wire.problem import Problem
@@ -14,15 +15,21 @@ from proxy.wire.problem import Problem
 FRESH_SECONDS = 1.0  # anyone may ask: the database and the RPC are asked no more often
 
 
+class Health(Given):
+    """`ok`, or `ready`."""
+
+    status: str
+
+
 def routes(parts: Parts) -> list[web.RouteDef]:
     readiness = Readiness(parts)
 
-    @anyone
+    @anyone(gives=Health)
     async def healthz(_: web.Request) -> web.Response:
         """Whether the process answers at all."""
         return answer({"status": "ok"})
 
-    @anyone
+    @anyone(gives=Health)
     async def readyz(_: web.Request) -> web.Response:
         """Whether payments can be made: the database answers, and each network's RPC."""
         reasons = await readiness.reasons()

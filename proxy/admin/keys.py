@@ -36,6 +36,10 @@ class KeyRefused(LedgerError):
     """There is no such key, or there is one already. One clear line."""
 
 
+class KeyExists(KeyRefused):
+    """There is a key of this name already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """Who calls."""
@@ -76,7 +80,7 @@ class Keys:
         key = "apk_" + secrets.token_urlsafe(32)
         made = await self._database.fetchval(_CREATE, _hash(key), name, role.value, by, lives)
         if made is None:
-            raise KeyRefused(f"there is a key {name!r} already; first: autopay key revoke {name}")
+            raise KeyExists(f"there is a key {name!r} already; first: autopay key revoke {name}")
         return key
 
     async def revoke(self, name: str) -> None:

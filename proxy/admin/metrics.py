@@ -37,7 +37,8 @@ def routes(parts: Parts, *, open_to_all: bool) -> list[web.RouteDef]:
         text = await asyncio.to_thread(generate_latest, _Collected(families))
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    mark = anyone if open_to_all else needs(Role.READER)
+    text = "text/plain"
+    mark = anyone(gives=text) if open_to_all else needs(Role.READER, gives=text)
     return [web.get("/metrics", mark(metrics))]
 
 
@@ -57,7 +58,8 @@ def families_of(parts: Parts) -> Iterator[Metric]:
     yield _tally("autopay_decisions", "Rows of the decision log.", counts.decisions)
     yield _tally(
         "autopay_payments",
-        "Payments asked for, by what came of them: paid, in_doubt, released, denied or replayed.",
+        "Payments asked for, by what came of them: paid, in_doubt, released, reversed, denied or"
+        " replayed.",
         counts.payments,
     )
     yield _tally("autopay_spent_micro_usd", "Spent, in millionths of a USD.", counts.spent_micros)

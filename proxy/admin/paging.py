@@ -6,10 +6,11 @@ from typing import Annotated, TypeVar
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from proxy.admin.answers import listed
-from proxy.ledger.history import Position
+from proxy.admin.shapes import Moment, Name, Query, Session
+from proxy.ledger.history import Position, Within
 
 MOST = 1_000
 
@@ -19,10 +20,8 @@ _CURSOR = r"^[0-9]{1,17}-[0-9a-f]{32}$"
 Item = TypeVar("Item")
 
 
-class Page(BaseModel):
+class Page(Query):
     """`limit` items at most, behind the one that `before` names (the `next` of another page)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=MOST)] = 50
     before: Annotated[str, Field(pattern=_CURSOR)] | None = None
@@ -39,7 +38,21 @@ class Page(BaseModel):
 class AgentPage(Page):
     """The same, of one agent or of all."""
 
-    agent: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
+    agent: Name | None = None
+
+
+class BookPage(AgentPage):
+    """The same, of a session, a trace, or a span of time: from `since` on and before `until`."""
+
+    session: Session | None = None
+    trace: Session | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+    @property
+    def within(self) -> Within:
+        """These filters."""
+        return Within(self.session, self.trace, self.since, self.until)
 
 
 def paged(

@@ -1,15 +1,21 @@
-"""What the operator's listener reports on: the parts of one running proxy, only ever read."""
+"""What the operator's listener reports on, and works with: the parts of one running proxy. What is
+changed is changed in the database, from which every proxy has it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from policies import Policy
+from proxy.admin.stream import Streams
 from proxy.capture import Capture
 from proxy.chains import Chain
 from proxy.ledger import Database, Directory, Ledger
 from proxy.metrics import Counts
+from proxy.notices.post import Poster
 from proxy.providers import Providers
 from proxy.reconciler import Reconciler
+from proxy.settings.model import PolicyDefaults
 from proxy.upkeep import Keeper
+from proxy.vault import Vault
 from proxy.wire.plane import DataPlane
 
 
@@ -28,3 +34,11 @@ class Parts:
     keeper: Keeper
     directory: Directory
     capture: Capture
+    vault: Vault
+    streams: Streams
+    defaults: PolicyDefaults
+    poster: Poster
+
+    def new_policy(self, agent: str, *, frozen: bool) -> Policy:
+        """What a new agent may spend, by the settings."""
+        return replace(self.defaults.of(agent), frozen=frozen)

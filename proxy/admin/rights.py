@@ -1,6 +1,6 @@
 """Who may use a route, and what it takes: a mark on its handler. Without one, no route is served.
 
-@needs(Role.READER, query=Page)
+@needs(Role.READER, query=Page, gives=page_of(Decision))
 async def decisions(request: web.Request) -> web.Response:
     page = asked(request, Page)
 """
@@ -27,29 +27,51 @@ BODY = web.RequestKey("body", BaseModel)
 @dataclass(frozen=True, slots=True)
 class Mark:
     """`least`: the role that is needed; None: not even a key. `query`, `body`: the models that the
-    URL's parameters and the JSON body must fit; None: there are none."""
+    URL's parameters and the JSON body must fit; None: there are none. `gives`: the model of the
+    answer, or its media type if it is no JSON; None: it has no body. `status`: the answer's.
+    `refuses`: the statuses of its problems, beyond those that follow from the rest. `tagged`: what
+    it is about has a version, which is its ETag, and which If-Match may demand."""
 
     least: Role | None
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
+    gives: type[BaseModel] | str | None = None
+    status: int = 200
+    refuses: tuple[int, ...] = ()
+    tagged: bool = False
 
 
 def needs(
-    least: Role, *, query: type[BaseModel] | None = None, body: type[BaseModel] | None = None
+    least: Role,
+    *,
+    query: type[BaseModel] | None = None,
+    body: type[BaseModel] | None = None,
+    gives: type[BaseModel] | str | None = None,
+    status: int | None = None,
+    refuses: tuple[int, ...] = (),
+    tagged: bool = False,
 ) -> Callable[[Handler], Handler]:
-    """For those whose key has this role or a higher one."""
+    """For those whose key has this role or a higher one. Without `gives` it answers 204."""
+    usual = 204 if gives is None else 200
 
     def mark(handler: Handler) -> Handler:
-        setattr(handler, _MARK, Mark(least, query, body))
+        made = Mark(least, query, body, gives, status or usual, refuses, tagged)
+        setattr(handler, _MARK, made)
         return handler
 
     return mark
 
 
-def anyone(handler: Handler) -> Handler:
+def anyone(
+    *, gives: type[BaseModel] | str, refuses: tuple[int, ...] = ()
+) -> Callable[[Handler], Handler]:
     """For everyone who reaches the listener."""
-    setattr(handler, _MARK, Mark(None))
-    return handler
+
+    def mark(handler: Handler) -> Handler:
+        setattr(handler, _MARK, Mark(None, gives=gives, refuses=refuses))
+        return handler
+
+    return mark
 
 
 def mark_of(handler: object) -> Mark | None:
@@ -61,6 +83,12 @@ def mark_of(handler: object) -> Mark | None:
 def caller(request: web.Request) -> Key:
     """Whose key it is. Of a route that needs one."""
     return request[CALLER]
+
+
+def key_of(request: web.Request) -> str:
+    """What was sent as a key; "" if nothing was."""
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""
 
 
 def asked(request: web.Request, model: type[Model]) -> Model:

@@ -2,20 +2,54 @@
 
 from aiohttp import web
 
-from proxy.admin import books, chats, dashboard, guests, health, metrics, openapi, status
+from proxy.admin import (
+    agents,
+    approvals,
+    books,
+    budgets,
+    chats,
+    dashboard,
+    events,
+    guests,
+    halt,
+    health,
+    limits,
+    metrics,
+    openapi,
+    pins,
+    policies,
+    status,
+    stream,
+    tokens,
+    versions,
+    webhooks,
+)
 from proxy.admin.keys import Keys
 from proxy.admin.parts import Parts
 
 
-def all_routes(parts: Parts, keys: Keys, *, open_metrics: bool) -> list[web.RouteDef]:
+def all_routes(parts: Parts, *, open_metrics: bool) -> list[web.RouteDef]:
     """`open_metrics`: the metrics are for everyone who reaches the listener."""
+    database = parts.database
     groups = [
         *health.routes(parts),
         *metrics.routes(parts, open_to_all=open_metrics),
         *status.routes(parts),
-        *books.routes(parts.database),
-        *chats.routes(parts.database),
-        *dashboard.routes(parts.database),
-        *guests.routes(keys),
+        *agents.routes(parts),
+        *tokens.routes(parts),
+        *halt.routes(database),
+        *limits.routes(database),
+        *policies.routes(database),
+        *versions.routes(database),
+        *approvals.routes(database),
+        *pins.routes(database),
+        *books.routes(database),
+        *budgets.routes(database),
+        *events.routes(database),
+        *stream.routes(parts.streams, Keys(database)),
+        *chats.routes(database),
+        *dashboard.routes(database),
+        *webhooks.routes(parts),
+        *guests.routes(database),
     ]
     return [*groups, *openapi.routes(groups)]

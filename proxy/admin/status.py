@@ -10,16 +10,72 @@ from proxy.admin.answers import answer
 from proxy.admin.parts import Parts
 from proxy.admin.rights import needs
 from proxy.admin.roles import Role
+from proxy.admin.shapes import Given, Usd, shape
 from proxy.chains import Chain, Unpayable
 from proxy.ledger import history
+from proxy.ledger.wallets import held
 from proxy.records import as_fields
 
 MOST_IN_DOUBT = 1_000
 MOST_BREAKERS = 100
 
 
+class Network(Given):
+    """Whether its RPC answers."""
+
+    well: bool
+    detail: str
+
+
+class Balance(Given):
+    """In whole tokens, as it was seen last."""
+
+    network: str
+    usdc: str
+    cash: str
+    low: bool
+    seen_at: str
+
+
+class Wallet(Given):
+    """One that pays, by the name that policies know it by."""
+
+    name: str
+    address: str
+    balances: list[Balance]
+
+
+class InDoubt(Given):
+    """What has left, and of which it is not known what became of it."""
+
+    payments: int
+    held_usd: Usd
+
+
+class Breaker(Given):
+    """Of a provider that is left alone, or tried again."""
+
+    provider: str
+    state: str
+
+
+class Status(Given):
+    """How things are. `unwritten`: what waits to be written to the ledger."""
+
+    version: str
+    networks: dict[str, Network]
+    wallets: list[Wallet]
+    today: list[shape(history.Today)]  # type: ignore[valid-type]
+    in_doubt: InDoubt
+    breakers: list[Breaker]
+    certificate_rejections: list[shape(history.Rejection)]  # type: ignore[valid-type]
+    connections: int
+    tunnels: int
+    unwritten: int
+
+
 def routes(parts: Parts) -> list[web.RouteDef]:
-    @needs(Role.READER)
+    @needs(Role.READER, gives=Status)
     async def status(_: web.Request) -> web.Response:
         """Today's budgets, what is in doubt, what is left alone, and what is under way."""
         database, plane = parts.database, parts.plane
@@ -29,6 +85,7 @@ def routes(parts: Parts) -> list[web.RouteDef]:
             {
                 "version": __version__,
                 "networks": {name: await _rpc(chain) for name, chain in parts.chains.items()},
+                "wallets": await _wallets(parts),
                 "today": [
                     as_fields(today, money=today.MONEY) for today in await history.today(database)
                 ],
@@ -49,6 +106,25 @@ def routes(parts: Parts) -> list[web.RouteDef]:
         )
 
     return [web.get("/v1/status", status)]
+
+
+async def _wallets(parts: Parts) -> list[dict[str, Any]]:
+    found = {name: at for chain in parts.chains.values() for name, at in chain.wallets.items()}
+    balances: dict[str, list[dict[str, Any]]] = {address: [] for address in found.values()}
+    for one in await held(parts.database, found.values()):
+        balances[one.address].append(
+            {
+                "network": one.network,
+                "usdc": f"{one.usdc:f}",
+                "cash": f"{one.cash:f}",
+                "low": one.low,
+                "seen_at": one.seen_at.isoformat(),
+            }
+        )
+    return [
+        {"name": name, "address": address, "balances": balances[address]}
+        for name, address in found.items()
+    ]
 
 
 async def _rpc(chain: Chain) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from proxy.x402 import Offer
 
+DEFAULT_WALLET = "default"
+"""The name of the wallet that pays where policy names none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
@@ -42,9 +45,9 @@ class Authorization:
 class Unpayable(Exception):
     """This offer cannot be paid now; nothing was signed that could leave.
 
-    `code` is insufficient_funds, no_destination_account, no_wallet, rpc_unavailable, unsafe_offer
-    or network_not_configured; `detail` is one sentence of our own words and table values;
-    `retry_after` is in seconds where waiting may help.
+    `code` is insufficient_funds, no_destination_account, no_wallet, wallet_not_configured,
+    rpc_unavailable, unsafe_offer or network_not_configured; `detail` is one sentence of our own
+    words and table values; `retry_after` is in seconds where waiting may help.
     """
 
     def __init__(self, code: str, detail: str, retry_after: int | None = None) -> None:
@@ -55,9 +58,13 @@ class Unpayable(Exception):
 
 
 class Chain(Protocol):
-    """One network with one wallet."""
+    """One network, and the wallets that pay on it. They share all but keys and balances."""
 
     network: str
+
+    @property
+    def wallets(self) -> Mapping[str, str]:
+        """Name → address of those that can pay; `DEFAULT_WALLET` among them, if there is one."""
 
     async def start(self) -> None:
         """Begin to keep fresh what payments need. An unreachable RPC is no error here."""
@@ -66,10 +73,16 @@ class Chain(Protocol):
         """Stop and release connections."""
 
     async def prepare(
-        self, offer: Offer, *, with_memo: bool = True, fresh_after: str | None = None
+        self,
+        offer: Offer,
+        *,
+        wallet: str | None = None,
+        with_memo: bool = True,
+        fresh_after: str | None = None,
     ) -> Authorization:
         """Build, check and sign a payment of exactly `offer`. Raises Unpayable.
 
+        `wallet` is the name of the one that pays, and no other ever does; None: the default one.
         `with_memo=False` is for old v1 facilitators that refuse a memo. `fresh_after` asks for a
         blockhash newer than that one: two equal payments without a memo of our own under one
         blockhash are one and the same transaction.

@@ -4,6 +4,7 @@ import os
 import socket
 
 from policies import PolicyError
+from policies.files import FilesError
 from proxy.authority import AuthorityError
 from proxy.chains import Unpayable
 from proxy.chains.solana.wallet import WalletError
@@ -47,6 +48,8 @@ def lines_for(error: Exception) -> list[str]:
     """The lines for an expected error; none for a bug."""
     if isinstance(error, SettingsError):
         return list(error.problems)
+    if isinstance(error, FilesError):
+        return [str(problem) for problem in error.problems]
     if not isinstance(error, _ONE_LINE):
         return []
     line = " ".join((error.detail if isinstance(error, Unpayable) else str(error)).split())

@@ -4,10 +4,11 @@ import argparse
 import re
 from datetime import timedelta
 
-_AGO = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_TIME = re.compile(r"([1-9][0-9]{0,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 MOST = 1_000_000
+_MOST_DAYS = 3650
 
 
 def add_question(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,18 @@ def positive(text: str) -> int:
 
 def ago(text: str) -> timedelta:
     """ "30m", "24h" or "7d". Raises ArgumentTypeError, which argparse shows."""
-    match = _AGO.fullmatch(text)
+    match = _TIME.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time like 30m, 24h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def life(text: str) -> timedelta:
+    """How long something holds: "45m", "12h" or "30d". Raises ArgumentTypeError."""
+    match = _TIME.fullmatch(text)
+    span = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
+    if not timedelta() < span <= timedelta(days=_MOST_DAYS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time of at most {_MOST_DAYS} days; write it like 30d, 12h or 45m"
+        )
+    return span

@@ -6,7 +6,7 @@ Every change is one statement; every running proxy hears of it at once (`directo
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TypeVar
 from uuid import UUID
@@ -27,19 +27,20 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # A removed agent of the same name comes back as itself: today's spending still counts.
 _ADD = """
 WITH agent AS (
-    INSERT INTO agents (id, name, session_token_hash) VALUES ($1, $2, $5)
+    INSERT INTO agents (id, name, session_token_hash, capture_chat) VALUES ($1, $2, $5, $19)
     ON CONFLICT (name) DO UPDATE
-        SET is_active = true, session_token_hash = $5, capture_chat = false
+        SET is_active = true, session_token_hash = $5, capture_chat = $19
         WHERE NOT agents.is_active AND agents.id = $1
     RETURNING id
 ), token AS (
     INSERT INTO agent_tokens (token_sha256, agent_id, sealed) SELECT $3, id, $4 FROM agent
+    RETURNING id
 ), policy AS (
     INSERT INTO agent_policies AS p (
         agent_id, frozen, per_call_limit_micros, daily_limit_micros, session_limit_micros,
         allowed_endpoints, allowed_pay_to, allowed_assets, allowed_networks,
-        allowed_targets, allowed_ports, trace_limit_micros, updated_by)
-    SELECT id, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17 FROM agent
+        allowed_targets, allowed_ports, trace_limit_micros, inherited, updated_by)
+    SELECT id, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18 FROM agent
     ON CONFLICT (agent_id) DO UPDATE SET
         frozen = excluded.frozen,
         per_call_limit_micros = excluded.per_call_limit_micros,
@@ -52,9 +53,10 @@ WITH agent AS (
         allowed_targets = excluded.allowed_targets,
         allowed_ports = excluded.allowed_ports,
         trace_limit_micros = excluded.trace_limit_micros,
+        inherited = excluded.inherited,
         updated_by = excluded.updated_by
 )
-SELECT id FROM agent
+SELECT id FROM token
 """
 _REMOVE = """
 WITH agent AS (
@@ -70,23 +72,30 @@ _ROTATE = """
 WITH agent AS (
     UPDATE agents SET session_token_hash = $4 WHERE id = $1 AND is_active RETURNING id
 ), revoked AS (
-    UPDATE agent_tokens SET revoked_at = now()
+    UPDATE agent_tokens SET
+        revoked_at = CASE WHEN $5 = interval '0' THEN now() END,
+        expires_at = CASE WHEN $5 = interval '0' THEN expires_at
+                          ELSE least(expires_at, now() + $5) END
     WHERE agent_id IN (SELECT id FROM agent) AND revoked_at IS NULL
 )
-INSERT INTO agent_tokens (token_sha256, agent_id, sealed) SELECT $2, id, $3 FROM agent
-RETURNING agent_id
+INSERT INTO agent_tokens (token_sha256, agent_id, sealed, expires_at)
+SELECT $2, id, $3, now() + $6::interval FROM agent
+RETURNING id, expires_at
 """
 _ISSUE = """
 WITH agent AS (
     UPDATE agents SET session_token_hash = $4 WHERE id = $1 AND is_active RETURNING id
 )
-INSERT INTO agent_tokens (token_sha256, agent_id, sealed, session_id)
-SELECT $2, id, $3, $5 FROM agent
-RETURNING agent_id
+INSERT INTO agent_tokens (token_sha256, agent_id, sealed, session_id, expires_at)
+SELECT $2, id, $3, $5, now() + $6::interval FROM agent
+RETURNING id, expires_at
 """
 # A token is sealed for its agent's id, so that is asked for first; the change itself is for that
 # id alone, and finds nothing to change if another was faster.
-_ID = "SELECT id FROM agents WHERE name = $1"
+_ID = """
+SELECT id, is_active OR id = '00000000-0000-0000-0000-000000000000' AS taken
+FROM agents WHERE name = $1
+"""
 _ACTIVE_ID = "SELECT id FROM agents WHERE name = $1 AND is_active"
 _REVOKE = """
 UPDATE agent_tokens SET revoked_at = now() WHERE token_sha256 = $1 AND revoked_at IS NULL
@@ -95,7 +104,8 @@ _SET_POLICY = """
 UPDATE agent_policies SET
     frozen = $2, per_call_limit_micros = $3, daily_limit_micros = $4, session_limit_micros = $5,
     allowed_endpoints = $6, allowed_pay_to = $7, allowed_assets = $8, allowed_networks = $9,
-    allowed_targets = $10, allowed_ports = $11, trace_limit_micros = $12, updated_by = $13
+    allowed_targets = $10, allowed_ports = $11, trace_limit_micros = $12, inherited = $13,
+    updated_by = $14
 FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
 RETURNING version
 """
@@ -104,10 +114,9 @@ UPDATE agent_policies SET frozen = $2, updated_by = $3
 FROM agents a WHERE a.id = agent_id AND a.name = $1 AND a.is_active
 RETURNING version
 """
-_LIST = """
+_INFO = """
 SELECT a.id, a.name, a.is_active, a.capture_chat, a.created_at, p.*
 FROM agents a JOIN agent_policies p ON p.agent_id = a.id
-ORDER BY a.name
 """
 
 
@@ -118,6 +127,14 @@ UPDATE agents SET capture_chat = $2 WHERE name = $1 AND is_active RETURNING id
 
 class AgentError(LedgerError):
     """There is no such agent, or there is one already. One clear line."""
+
+
+class UnknownAgent(AgentError):
+    """There is no agent of this name, or it was removed."""
+
+
+class AgentExists(AgentError):
+    """There is an agent of this name already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +163,23 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True)
 class NewAgent:
-    """An agent and a new token of it, which is not kept and cannot be shown again."""
+    """An agent and a new token of it, which is not kept and cannot be shown again. The token is
+    spoken of as `token_id`; from `expires_at` on it opens nothing (None: until it is revoked)."""
 
     agent: Agent
     token: str
+    token_id: UUID
+    expires_at: datetime | None = None
 
 
 async def add(
-    database: Database, vault: Vault, name: str, policy: Policy | None = None, *, by: str = ""
+    database: Database,
+    vault: Vault,
+    name: str,
+    policy: Policy | None = None,
+    *,
+    by: str = "",
+    capture_chat: bool = False,
 ) -> NewAgent:
     """Makes an agent with a token, under `policy` or the default one.
 
@@ -161,16 +187,18 @@ async def add(
     taken or no name, PolicyError if the policy cannot be meant, VaultError if the token cannot be
     sealed.
     """
-    if _NAME.fullmatch(name) is None:
-        raise AgentError(
-            f"{name[:100]!r} cannot be an agent's name: use 1 to 100 letters, digits, . _ and -"
-        )
-    columns = _columns(policy or Policy(name))
-    agent_id: UUID = await database.fetchval(_ID, name) or new_id()
+    columns = _columns(policy or Policy(named(name)))
+    known = await database.fetchrow(_ID, named(name))
+    if known is not None and known["taken"]:
+        raise AgentExists(f"there is an agent {name!r} already")
+    agent_id: UUID = new_id() if known is None else known["id"]
     token, *sealed = await _new_token(database, vault, agent_id)
-    if await database.fetchval(_ADD, agent_id, name, *sealed, *columns, by) is None:
-        raise AgentError(f"there is an agent {name!r} already")
-    return NewAgent(Agent(agent_id, name), token)
+    token_id: UUID | None = await database.fetchval(
+        _ADD, agent_id, name, *sealed, *columns, by, capture_chat
+    )
+    if token_id is None:
+        raise AgentExists(f"there is an agent {name!r} already")
+    return NewAgent(Agent(agent_id, name), token, token_id)
 
 
 async def remove(database: Database, name: str) -> None:
@@ -178,24 +206,36 @@ async def remove(database: Database, name: str) -> None:
     _known(name, await database.fetchval(_REMOVE, name))
 
 
-async def rotate_token(database: Database, vault: Vault, name: str) -> str:
-    """Revokes an agent's tokens and returns its new one. Raises AgentError if unknown, VaultError
-    if the token cannot be sealed."""
+async def rotate_token(
+    database: Database,
+    vault: Vault,
+    name: str,
+    *,
+    grace: timedelta = timedelta(),
+    lives: timedelta | None = None,
+) -> NewAgent:
+    """Gives an agent a new token, which `lives` so long (None: until it is revoked); its others
+    end, at once or after `grace`. Raises UnknownAgent, VaultError if the token cannot be sealed."""
     agent_id: UUID = _known(name, await database.fetchval(_ACTIVE_ID, name))
     token, *sealed = await _new_token(database, vault, agent_id)
-    _known(name, await database.fetchval(_ROTATE, agent_id, *sealed))
-    return token
+    made = _known(name, await database.fetchrow(_ROTATE, agent_id, *sealed, grace, lives))
+    return NewAgent(Agent(agent_id, name), token, made["id"], made["expires_at"])
 
 
 async def issue_token(
-    database: Database, vault: Vault, name: str, *, session: str | None = None
+    database: Database,
+    vault: Vault,
+    name: str,
+    *,
+    session: str | None = None,
+    lives: timedelta | None = None,
 ) -> NewAgent:
     """One more token for an agent, bound to `session` if that is given; its others stay as they
-    are. Raises AgentError if the agent is unknown, VaultError if the token cannot be sealed."""
+    are. Raises UnknownAgent, VaultError if the token cannot be sealed."""
     agent_id: UUID = _known(name, await database.fetchval(_ACTIVE_ID, name))
     token, *sealed = await _new_token(database, vault, agent_id, session)
-    _known(name, await database.fetchval(_ISSUE, agent_id, *sealed, session))
-    return NewAgent(Agent(agent_id, name, session), token)
+    made = _known(name, await database.fetchrow(_ISSUE, agent_id, *sealed, session, lives))
+    return NewAgent(Agent(agent_id, name, session), token, made["id"], made["expires_at"])
 
 
 async def revoke_token(database: Database, token: str) -> None:
@@ -225,15 +265,36 @@ async def set_capture_chat(database: Database, name: str, capture: bool) -> None
 
 async def list_all(database: Database) -> list[AgentInfo]:
     """Every agent, removed ones too, by name."""
-    return [
-        AgentInfo(
-            agent=Agent(row["id"], row["name"], capture_chat=row["capture_chat"]),
-            is_active=row["is_active"],
-            created_at=row["created_at"],
-            policy=policy_of(row),
+    return [_info(row) for row in await database.fetch(f"{_INFO} ORDER BY a.name")]
+
+
+async def find(database: Database, name: str) -> AgentInfo:
+    """One agent, removed or not. Raises UnknownAgent."""
+    return _info(_known(name, await database.fetchrow(f"{_INFO} WHERE a.name = $1", name)))
+
+
+async def find_active(database: Database, name: str) -> AgentInfo:
+    """The same, but of those that were not removed. Raises UnknownAgent."""
+    info = await find(database, name)
+    return _known(name, info if info.is_active else None)
+
+
+def _info(row: asyncpg.Record) -> AgentInfo:
+    return AgentInfo(
+        agent=Agent(row["id"], row["name"], capture_chat=row["capture_chat"]),
+        is_active=row["is_active"],
+        created_at=row["created_at"],
+        policy=policy_of(row),
+    )
+
+
+def named(name: str) -> str:
+    """The name, if it can be an agent's. Raises AgentError."""
+    if _NAME.fullmatch(name) is None:
+        raise AgentError(
+            f"{name[:100]!r} cannot be an agent's name: use 1 to 100 letters, digits, . _ and -"
         )
-        for row in await database.fetch(_LIST)
-    ]
+    return name
 
 
 def token_hash(token: str) -> bytes:
@@ -257,6 +318,7 @@ def policy_of(row: asyncpg.Record) -> Policy:
         allowed_targets=tuple(row["allowed_targets"]),
         allowed_ports=tuple(row["allowed_ports"]),
         version=row["version"],
+        inherited=tuple(row["inherited"]),
     )
 
 
@@ -289,10 +351,11 @@ def _columns(policy: Policy) -> tuple[object, ...]:
         list(checked.allowed_targets),
         list(checked.allowed_ports),
         checked.trace_limit,
+        list(checked.inherited),
     )
 
 
 def _known(name: str, found: _Found | None) -> _Found:
     if found is None:
-        raise AgentError(f"there is no agent {name[:100]!r}")
+        raise UnknownAgent(f"there is no agent {name[:100]!r}")
     return found

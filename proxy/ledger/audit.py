@@ -16,6 +16,9 @@ MEANINGS = {
     "counters_exist": "a payment's budgets are there",
     "settled_has_receipt": "every settled payment has a receipt of the same amount",
     "receipt_has_payment": "every receipt has a payment that was settled",
+    "receipt_has_link": "every receipt is in its agent's chain, and so is its reversal",
+    "link_has_receipt": "every link of a chain has its receipt, and tells of it as it is",
+    "chain_is_whole": "every chain of receipts goes on from its first link to its newest",
     "no_live_duplicates": "one request has at most one payment of unknown fate",
     "payment_has_decision": "every payment was allowed by a decision",
 }

@@ -3,10 +3,10 @@ per UTC day. The row that names its subject goes before the one for `*`; no row 
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from policies import MAX_MICROS, PolicyError
-from proxy.ledger.agents import AgentError
+from proxy.ledger.agents import UnknownAgent
 from proxy.ledger.database import Database
 
 Kind = Literal["agent_provider_day", "provider_day", "wallet_day", "fleet_day"]
@@ -42,6 +42,7 @@ ORDER BY l.kind, a.name NULLS FIRST, l.subject
 class Ceiling:
     """A ceiling, and what of it is used today: 0 where it is for each of many."""
 
+    MONEY: ClassVar = ("limit", "spent", "held")
     kind: Kind
     agent: str | None
     subject: str
@@ -61,7 +62,7 @@ async def set_ceiling(
     agent: str | None = None,
     by: str = "",
 ) -> None:
-    """From the next reservation on. Raises AgentError, PolicyError for a limit out of range."""
+    """From the next reservation on. Raises UnknownAgent, PolicyError for a limit out of range."""
     if not 0 <= limit <= MAX_MICROS:
         raise PolicyError(f"limit {limit}: a limit is 0 to {MAX_MICROS} micro-USD")
     await database.execute(_SET, kind, await _agent_id(database, agent), subject, limit, by)
@@ -70,7 +71,7 @@ async def set_ceiling(
 async def clear_ceiling(
     database: Database, kind: Kind, subject: str, *, agent: str | None = None
 ) -> bool:
-    """Whether there was one. Raises AgentError."""
+    """Whether there was one. Raises UnknownAgent."""
     agent_id = await _agent_id(database, agent)
     return await database.fetchval(_CLEAR, kind, agent_id, subject) is not None
 
@@ -85,5 +86,5 @@ async def _agent_id(database: Database, name: str | None) -> object:
         return None
     found = await database.fetchval(_AGENT, name)
     if found is None:
-        raise AgentError(f"there is no agent {name[:100]!r}")
+        raise UnknownAgent(f"there is no agent {name[:100]!r}")
     return found

@@ -26,6 +26,7 @@ _Result = TypeVar("_Result")
 # SQLSTATE classes and codes that tell about the server, not about the statement: it is going away
 # or coming up, out of something, read-only, or was made to stop waiting.
 _SERVER_TROUBLE = ("08", "25006", "40", "53", "55P03", "57", "58")
+_NO_ROOM = ("could not extend file", "could not write")
 _UNREACHABLE = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
@@ -33,9 +34,12 @@ _UNREACHABLE = (
 )
 
 
-def is_server_trouble(sqlstate: str) -> bool:
+def is_server_trouble(sqlstate: str, text: str) -> bool:
     """Whether this code tells about the server rather than about the statement."""
-    return sqlstate.startswith(_SERVER_TROUBLE)
+    # A quota and a limit on files are a full disk too, but PostgreSQL has no code for them.
+    return sqlstate.startswith(_SERVER_TROUBLE) or (
+        sqlstate == "XX000" and text.startswith(_NO_ROOM)
+    )
 
 
 class _Connection(Connection):
@@ -163,7 +167,7 @@ def _translated(error: BaseException, *, sent: bool) -> LedgerError | None:
     if isinstance(error, asyncpg.PostgresError):
         # Before a statement was sent, every "no" (password, database, too many clients) means the
         # same to us; after, it is the statement's fault unless the server has trouble of its own.
-        if sent and not is_server_trouble(str(error.sqlstate)):
+        if sent and not is_server_trouble(str(error.sqlstate), str(error)):
             return LedgerFault(_line(error))
     elif isinstance(error, ValueError):  # from asyncpg: an argument it cannot encode, or the DSN
         if sent:

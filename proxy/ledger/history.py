@@ -75,6 +75,21 @@ WHERE doubt_reason = $1 AND created_at > now() - interval '90 days'
 Position = tuple[datetime, UUID]
 """Where a record stands in a list of its kind: `created_at` and `id`."""
 
+STATUSES = ("INITIATED", "SIGNED", "CONFIRMED", "VERIFIED", "FAILED")
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What else is asked of a list: a session, a trace, from `since` on and before `until`."""
+
+    session: str | None = None
+    trace: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+_EVERYTHING = Within()
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -201,27 +216,50 @@ class Rejection:
 
 
 async def receipts(
-    database: Database, agent: str | None = None, limit: int = 50, before: Position | None = None
+    database: Database,
+    agent: str | None = None,
+    limit: int = 50,
+    before: Position | None = None,
+    within: Within = _EVERYTHING,
 ) -> list[Receipt]:
     """The newest receipts, of one agent or of all; `before`: the newest behind that one."""
-    rows = await _newest(database, RECEIPTS, "l", agent, limit, before)
-    return [Receipt(**dict(row)) for row in rows]
+    where = _where("l", agent, limit, before, within)
+    return [Receipt(**dict(row)) for row in await _newest(database, RECEIPTS, "l", where)]
 
 
 async def decisions(
-    database: Database, agent: str | None = None, limit: int = 50, before: Position | None = None
+    database: Database,
+    agent: str | None = None,
+    limit: int = 50,
+    before: Position | None = None,
+    within: Within = _EVERYTHING,
+    *,
+    decision: str | None = None,
+    reason: str | None = None,
 ) -> list[Decision]:
     """The newest decisions; see `receipts`."""
-    rows = await _newest(database, DECISIONS, "d", agent, limit, before)
-    return [Decision(**dict(row)) for row in rows]
+    where = _where("d", agent, limit, before, within)
+    where.add("d.decision = {}", decision)
+    where.add("d.reason = {}", reason)
+    return [Decision(**dict(row)) for row in await _newest(database, DECISIONS, "d", where)]
 
 
 async def payments(
-    database: Database, agent: str | None = None, limit: int = 50, before: Position | None = None
+    database: Database,
+    agent: str | None = None,
+    limit: int = 50,
+    before: Position | None = None,
+    within: Within = _EVERYTHING,
+    *,
+    status: str | None = None,
+    provider: str | None = None,
 ) -> list[Payment]:
-    """The newest payments, whatever became of them; see `receipts`."""
-    rows = await _newest(database, PAYMENTS, "p", agent, limit, before)
-    return [Payment(**dict(row)) for row in rows]
+    """The newest payments, whatever became of them; see `receipts`. Raises ValueError for a status
+    that is none."""
+    where = _where("p", agent, limit, before, within)
+    where.one_of("p.status", [status] if status else [], STATUSES)
+    where.add("p.provider = {}", provider)
+    return [Payment(**dict(row)) for row in await _newest(database, PAYMENTS, "p", where)]
 
 
 async def today(database: Database) -> list[Today]:
@@ -262,16 +300,21 @@ async def rejections(database: Database, limit: int = 50) -> list[Rejection]:
     return [Rejection(**dict(row)) for row in await database.fetch(_REJECTIONS, limit)]
 
 
-async def _newest(
-    database: Database,
-    select: str,
-    table: str,
-    agent: str | None,
-    limit: int,
-    before: Position | None,
-) -> list[asyncpg.Record]:
+def _where(
+    table: str, agent: str | None, limit: int, before: Position | None, within: Within
+) -> Where:
     where = Where(limit)
     where.add(f"{table}.{OF_AGENT}", agent)
+    where.add(f"{table}.session_id = {{}}", within.session)
+    where.add(f"{table}.trace_id = {{}}", within.trace)
+    where.since(f"{table}.created_at", within.since)
+    where.add(f"{table}.created_at < {{}}", within.until)
     where.behind(table, before)
+    return where
+
+
+async def _newest(
+    database: Database, select: str, table: str, where: Where
+) -> list[asyncpg.Record]:
     order = f"{table}.created_at DESC, {table}.id DESC"
     return await database.fetch(f"{select} WHERE {where} ORDER BY {order} LIMIT $1", *where.args)

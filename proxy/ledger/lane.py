@@ -96,7 +96,7 @@ class Lane:
 
 def _refusal(sqlstate: str, text: str) -> LedgerError:
     """Of one move of a batch: it was rolled back alone, so it did not happen."""
-    if is_server_trouble(sqlstate):
+    if is_server_trouble(sqlstate, text):
         return LedgerUnavailable(f"the ledger's database: {text[:300]}", may_have_happened=False)
     return LedgerFault(f"the ledger's database: {text[:300]}")
 

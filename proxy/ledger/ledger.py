@@ -44,6 +44,11 @@ ON CONFLICT (agent_id, host) DO UPDATE SET
 """
 _PRIOR = "SELECT code, payment_id FROM prior_payment($1, $2, $3, $4, $5, $6)"
 _STATE = "SELECT answer_state(p, $2) FROM payments p WHERE p.id = $1"
+_ELSEWHERE = """
+SELECT id, instance FROM payments
+WHERE agent_id = $1 AND request_key = $2 AND status IN ('INITIATED', 'SIGNED')
+  AND in_doubt_since IS NULL AND instance <> $3
+"""
 _LEFT = """
 SELECT id, status::text AS status, provider, network, asset, amount_atomic, pay_to, x402_version,
        last_valid_block_height, payment_header, presented
@@ -92,9 +97,13 @@ class Ledger:
                     "idempotency_key": _bytea(r.idempotency_key),
                     "key_seconds": r.key_seconds,
                     "share": r.share,
+                    "beside": r.beside,
                     "payment_header": r.header,
                     "identified": r.identified,
                     "instance": None if r.instance is None else str(r.instance),
+                    "policy_version": r.policy_version,
+                    "shadow_reason": r.shadow_reason,
+                    "rules": None if r.rules is None else dict(r.rules),
                     **_met(met),
                     "x402_version": r.x402_version,
                     "network": r.network,
@@ -134,6 +143,7 @@ class Ledger:
                 asked=r.price,
                 resets_at=None if resets_at is None else datetime.fromisoformat(resets_at),
                 joined=None if joined is None else UUID(joined),
+                detail=row.get("detail"),
             )
         return Reserved(
             remaining=row["remaining_micros"],
@@ -249,6 +259,7 @@ class Ledger:
             "reason": d.reason,
             "detail": _text(d.detail, 1024) or "",
             "policy_version": d.policy_version,
+            "shadow_reason": d.shadow_reason,
             "price_micros": min(d.price, MAX_MICROS),
             "limit_micros": d.limit,
             **_met(d.met),
@@ -295,6 +306,14 @@ class Ledger:
     async def answer_state(self, payment_id: UUID, instance: UUID) -> str:
         """A code of `Prior` for this payment. Raises LedgerError."""
         return str(await self._database.fetchval(_STATE, payment_id, instance))
+
+    async def elsewhere(
+        self, agent_id: UUID, request_key: bytes | None, instance: UUID
+    ) -> dict[UUID, UUID]:
+        """Open payments for the same request that other processes sent and may still wait for, each
+        with its process. Raises LedgerError."""
+        rows = await self._database.fetch(_ELSEWHERE, agent_id, request_key, instance)
+        return {row["id"]: row["instance"] for row in rows}
 
     async def left(self, payment_id: UUID) -> Left | None:
         """A payment as it left. Raises LedgerError."""

@@ -1,16 +1,22 @@
-"""That this process lives, as others on the same database can see.
+"""That this process lives, as others on the same database can see, and for whom it waits, as they
+can ask.
 
-An advisory lock of a session says so: it is gone with its connection, so a process that was killed
-is known to be gone at once, and no clock has a say in it. Should a live process lose the connection
-for a moment, others may take its payments for forsaken and send the very same bytes again, which
-moves no money twice.
+An advisory lock of a session says the first: it is gone with its connection, so a process that was
+killed is known to be gone at once, and no clock has a say in it. Should a live process lose the
+connection for a moment, others may take its payments for forsaken and send the very same bytes
+again, which moves no money twice.
+
+The second goes by notifications, on that same connection: whoever can be seen to live can hear. No
+answer is no word for anybody.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
-from typing import TYPE_CHECKING
-from uuid import UUID
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -24,8 +30,11 @@ log = logging.getLogger(__name__)
 _TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Shared: several services of one process are the same process.
 _SAY = "SELECT pg_advisory_lock_shared(instance_key($1))"
+_TELL = "SELECT pg_notify($1, $2)"
 _LOOK_SECONDS = 5.0
 _LONGEST_PAUSE = 5.0
+_ANSWER_SECONDS = 2.0
+_MOST_ASKED = 150  # payments in one question: a notification holds 8,000 bytes
 
 
 class Presence:
@@ -36,14 +45,20 @@ class Presence:
         dsn: str,
         instance: UUID,
         *,
+        vouches: Callable[[UUID], bool],
         role: str = "",
         timeout: float = 5.0,
     ) -> None:
+        """`vouches`: whether we can say of a payment of ours that its program still waits."""
         self._dsn = dsn
         self._instance = instance
+        self._vouches = vouches
         self._role = role
         self._timeout = timeout
         self._connection: Connection | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._questions: dict[str, asyncio.Future[list[str]]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -53,11 +68,63 @@ class Presence:
         self._keeper = asyncio.create_task(self._keep(), name="presence")
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        tasks = [*self._answering, *([self._keeper] if self._keeper is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._connection is not None:
             self._connection.terminate()
+
+    async def vouched(self, senders: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of these payments, each with the process that sent it, those whose sender says that its
+        program still waits. Asks for two seconds at most; never raises for a lost connection."""
+        by_sender: dict[UUID, list[str]] = {}
+        for payment_id, sender in senders.items():
+            by_sender.setdefault(sender, []).append(str(payment_id))
+        asked: dict[str, asyncio.Future[list[str]]] = {}
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                for sender, payments in by_sender.items():
+                    for first in range(0, len(payments), _MOST_ASKED):
+                        number = uuid4().hex
+                        asked[number] = asyncio.get_running_loop().create_future()
+                        self._questions[number] = asked[number]
+                        some = payments[first : first + _MOST_ASKED]
+                        question = {"by": str(self._instance), "number": number, "payments": some}
+                        await self._tell(sender, question)
+                if asked:
+                    await asyncio.wait(asked.values())
+        except (TimeoutError, *_TROUBLE) as error:
+            log.warning("a process that sent an equal payment was asked, in vain: %r", error)
+        finally:
+            for number in asked:
+                self._questions.pop(number, None)
+        answers = [answer.result() for answer in asked.values() if answer.done()]
+        return {UUID(payment) for answer in answers for payment in answer}
+
+    async def _tell(self, instance: UUID, what: Mapping[str, Any]) -> None:
+        async with self._one_at_a_time:
+            connection = self._connection
+            if connection is None:
+                raise ConnectionError("there is no connection")
+            await connection.execute(_TELL, _channel(instance), json.dumps(what))
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        said = json.loads(str(payload))
+        question = self._questions.get(said["number"])
+        if "by" in said:
+            task = asyncio.create_task(self._answer(said), name="says for whom it waits")
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        elif question is not None and not question.done():
+            question.set_result(said["payments"])
+
+    async def _answer(self, asked: Mapping[str, Any]) -> None:
+        waits = [payment for payment in asked["payments"] if self._vouches(UUID(payment))]
+        try:
+            await self._tell(UUID(asked["by"]), {"number": asked["number"], "payments": waits})
+        except _TROUBLE as error:
+            log.warning("another process asked for whom we wait, in vain: %s", error)
 
     async def _keep(self) -> None:
         pause = 0.1
@@ -73,14 +140,18 @@ class Presence:
                 await asyncio.sleep(_LOOK_SECONDS)
 
     async def _say(self) -> None:
-        connection = self._connection
-        if connection is not None and not connection.is_closed():
-            try:
-                await connection.execute("SELECT 1")
-            except BaseException:
-                connection.terminate()
-                raise
-            return
+        async with self._one_at_a_time:
+            connection = self._connection
+            if connection is not None and not connection.is_closed():
+                try:
+                    await connection.execute("SELECT 1")
+                except BaseException:
+                    connection.terminate()
+                    raise
+                return
+            self._connection = await self._connect()
+
+    async def _connect(self) -> "Connection":
         async with asyncio.timeout(self._timeout):
             connection = await asyncpg.connect(
                 self._dsn,
@@ -88,8 +159,14 @@ class Presence:
                 server_settings={"application_name": "autopay presence", **startup(self._role)},
             )
             try:
+                # First the ears: whoever is seen to live will be asked.
+                await connection.add_listener(_channel(self._instance), self._heard)
                 await connection.execute(_SAY, self._instance)
             except BaseException:
                 connection.terminate()
                 raise
-        self._connection = connection
+        return connection
+
+
+def _channel(instance: UUID) -> str:
+    return f"autopay_{instance.hex}"

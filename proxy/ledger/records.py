@@ -68,8 +68,12 @@ class Reservation:
     header: str | None = None  # as it is about to leave; kept to be sent again byte for byte
     identified: bool = False  # whether there is a payment identifier in it
     instance: UUID | None = None  # the process that is about to send it
+    beside: bool = False  # whether equal ones of other processes are known to be others' purchases
     tool_name: str | None = None
     met: "Met402 | None" = None
+    policy_version: int | None = None  # of the book that allowed it: under no other is it reserved
+    shadow_reason: str | None = None  # what the shadow book says of it
+    rules: Mapping[str, Any] | None = None  # what the ledger is to ask: policies.ledger_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Refused:
     asked: int
     resets_at: datetime | None  # when this budget begins anew; None if it does not by itself
     joined: UUID | None = None  # the payment from before, for the codes of `Prior`
+    detail: Mapping[str, Any] | None = None  # what the numbers don't say; see 0030_gate.sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,8 @@ class Prior:
 
     Codes: payment_in_doubt; request_in_progress; answer_kept; answer_lost (it landed, and its
     provider may serve it again); already_paid (it landed, and there is no answer to be had);
-    idempotency_key_reused (by another request); released (nothing was paid after all).
+    idempotency_key_reused (by another request); released (nothing was paid after all);
+    request_elsewhere (another process sent one for the same, and only that knows for whom).
     """
 
     code: str
@@ -185,6 +191,7 @@ class DecisionRow:
     price: int = 0
     limit: int | None = None
     policy_version: int | None = None
+    shadow_reason: str | None = None  # what the shadow book says of it
     session_id: str | None = None
     trace_id: str | None = None
     met: Met402 | None = None  # None: no 402 was met, the request was turned away before

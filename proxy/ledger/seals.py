@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 _TOKEN = b"agent_tokens.sealed\0"
 _NEWEST = b"agents.session_token_hash\0"
 _DATA_KEY = b"agent_keys.sealed_key\0"
+_WEBHOOK = b"webhooks.sealed\0"
 
 NO_SEAL = "not made by an autopay that has your secret key"
 
 _LIVE = """
 SELECT t.agent_id, a.name, t.session_id, t.token_sha256, t.sealed
 FROM agent_tokens t JOIN agents a ON a.id = t.agent_id
-WHERE t.revoked_at IS NULL AND a.is_active
+WHERE t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > now()) AND a.is_active
 """
 _ANY = """
 SELECT sealed FROM agent_tokens WHERE sealed IS NOT NULL
 UNION ALL SELECT sealed_key FROM agent_keys WHERE sealed_key IS NOT NULL
+UNION ALL SELECT sealed FROM webhooks
 LIMIT 1
 """
 _UNSEALED = """
@@ -49,6 +51,8 @@ FROM agents WHERE session_token_hash IS NOT NULL
 UNION ALL
 SELECT 'agent_keys', uuid_send(agent_id), agent_id, NULL, sealed_key
 FROM agent_keys WHERE sealed_key IS NOT NULL
+UNION ALL
+SELECT 'webhooks', uuid_send(id), id, NULL, sealed FROM webhooks
 """
 # One statement, so one transaction; and a row that has changed meanwhile is left as it is.
 _RESEAL = """
@@ -67,8 +71,13 @@ WITH n AS MATERIALIZED (
     UPDATE agent_keys k SET sealed_key = n.after FROM n
     WHERE n.place = 'agent_keys' AND uuid_send(k.agent_id) = n.row AND k.sealed_key = n.before
     RETURNING 1
+), hooks AS (
+    UPDATE webhooks w SET sealed = n.after FROM n
+    WHERE n.place = 'webhooks' AND uuid_send(w.id) = n.row AND w.sealed = n.before
+    RETURNING 1
 )
-SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM newest) + (SELECT count(*) FROM keys)
+SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM newest)
+       + (SELECT count(*) FROM keys) + (SELECT count(*) FROM hooks)
 """
 
 
@@ -104,6 +113,15 @@ def seal_data_key(keyring: Keyring, agent_id: UUID, key: bytes) -> bytes:
 def open_data_key(keyring: Keyring, agent_id: UUID, sealed: bytes) -> bytes:
     """Raises SealError."""
     return keyring.open(sealed, _DATA_KEY + agent_id.bytes)
+
+
+def seal_webhook(keyring: Keyring, webhook_id: UUID, secret: bytes) -> bytes:
+    return keyring.seal(secret, _WEBHOOK + webhook_id.bytes)
+
+
+def open_webhook(keyring: Keyring, webhook_id: UUID, sealed: bytes) -> bytes:
+    """Raises SealError."""
+    return keyring.open(sealed, _WEBHOOK + webhook_id.bytes)
 
 
 def is_true(
@@ -228,7 +246,8 @@ def _aad(row: asyncpg.Record) -> bytes:
     agent_id: UUID = row["agent_id"]
     if row["place"] == "agent_tokens":
         return _token_aad(agent_id, row["session_id"])
-    return (_NEWEST if row["place"] == "agents" else _DATA_KEY) + agent_id.bytes
+    names = {"agents": _NEWEST, "agent_keys": _DATA_KEY, "webhooks": _WEBHOOK}
+    return names[row["place"]] + agent_id.bytes
 
 
 def _token(row: asyncpg.Record) -> tuple[UUID, str | None, bytes, bytes | None]:

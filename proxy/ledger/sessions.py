@@ -3,10 +3,18 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from proxy.ledger.agents import Agent
+from proxy.ledger.agents import Agent, UnknownAgent
 from proxy.ledger.database import Database
 
 _LIMIT = "SELECT limit_session($1, $2, $3)"
+_BUDGET = """
+SELECT s.limit_micros AS limit, p.session_limit_micros AS policy_limit,
+       coalesce(s.spent_micros, 0) AS spent, coalesce(s.held_micros, 0) AS held,
+       coalesce(s.paid_calls, 0) AS paid_calls
+FROM agents a JOIN agent_policies p ON p.agent_id = a.id
+LEFT JOIN budget_counters s ON s.scope = session_scope(a.id, $2)
+WHERE a.name = $1 AND a.is_active
+"""
 _SPENDING = """
 SELECT paid.calls, paid.spent, paid.providers, open.calls AS open_calls, open.held,
        denied.calls AS denied_calls, denied.reason AS denied_reason,
@@ -53,9 +61,35 @@ class Spending:
     remaining: int
 
 
-async def set_limit(database: Database, agent: Agent, session: str, limit: int) -> None:
-    """Let this session spend no more than `limit` in all, whatever it has spent before. The limits
-    of the agent's policy hold besides."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A session's: a `limit` of its own or None, that of its agent's policy, and what of the lower
+    one is used."""
+
+    limit: int | None
+    policy_limit: int
+    spent: int
+    held: int
+    paid_calls: int
+
+    @property
+    def remaining(self) -> int:
+        """Until the lower limit: 0 too if it was set beneath what is used."""
+        least = self.policy_limit if self.limit is None else min(self.limit, self.policy_limit)
+        return max(least - self.spent - self.held, 0)
+
+
+async def budget(database: Database, agent: str, session: str) -> Budget:
+    """Also of a session that was never heard of. Raises UnknownAgent."""
+    row = await database.fetchrow(_BUDGET, agent, session)
+    if row is None:
+        raise UnknownAgent(f"there is no agent {agent[:100]!r}")
+    return Budget(**dict(row))
+
+
+async def set_limit(database: Database, agent: Agent, session: str, limit: int | None) -> None:
+    """Let this session spend no more than `limit` in all, whatever it has spent before; None: what
+    the policy says. The limits of the agent's policy hold besides."""
     await database.fetchval(_LIMIT, agent.id, session, limit)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
+from policies import MAX_MICROS
 from proxy.ledger.provider_stats import ProviderDelta, ProviderStats
 
 # As in the ledger: a new measurement weighs a fifth.
@@ -73,7 +74,8 @@ class Stats:
 
     def quoted(self, key: str, price_micros: int) -> None:
         record = self._changing(key)
-        record.max_price_micros = max(record.max_price_micros, price_micros)
+        # A seller may ask for more than any column holds.
+        record.max_price_micros = max(record.max_price_micros, min(price_micros, MAX_MICROS))
 
     def circuit(self, key: str, open_until: datetime | None) -> None:
         self._changing(key).circuit_open_until = open_until

@@ -27,8 +27,9 @@ GROUP BY network, source_account ORDER BY network, source_account
 _OPEN = """
 SELECT p.id, p.status::text AS status, p.client_signature, p.last_valid_block_height,
        p.blockhash_slot, p.memo, p.in_doubt_since IS NOT NULL AS in_doubt,
-       l.settle_tx_hash AS claim, d.why, d.absent_since
-FROM payments p
+       l.settle_tx_hash AS claim, d.why, d.absent_since,
+       a.name AS agent, p.provider, p.symbol, p.price_micros
+FROM payments p JOIN agents a ON a.id = p.agent_id
 LEFT JOIN x402_payment_logs l ON l.id = p.id AND l.source = 'provider'
 LEFT JOIN chain_doubts d ON d.payment_id = p.id
 WHERE p.network = $1 AND p.source_account = $2 AND p.status IN ('SIGNED', 'CONFIRMED')
@@ -102,6 +103,11 @@ class OpenPayment:
     why: str | None
     """Why its fate was not known the last time."""
     absent_since: int | None
+    agent: str
+    provider: str
+    symbol: str
+    price: int
+    """What the budgets are charged, micro-USD."""
 
 
 class Books:
@@ -130,6 +136,10 @@ class Books:
                 claim=row["claim"],
                 why=row["why"],
                 absent_since=row["absent_since"],
+                agent=row["agent"],
+                provider=row["provider"],
+                symbol=row["symbol"],
+                price=row["price_micros"],
             )
             for row in rows
         ]

@@ -9,14 +9,16 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.chains import Unpayable
 from proxy.chains.solana.node import Node
 from proxy.chains.solana.rpc import Rpc
 from proxy.ledger import Database, LedgerError
+from proxy.metrics import Counts
 from proxy.reconciler.books import Account, Books
 from proxy.reconciler.leadership import Leadership
+from proxy.reconciler.rebuild import Found, rebuild
 from proxy.reconciler.watch import Ruling, Watch
 
 log = logging.getLogger(__name__)
@@ -40,10 +42,12 @@ class Reconciler:
         *,
         own_accounts: Sequence[Account] = (),
         interval: float = 2.0,
+        counts: Counts | None = None,
     ) -> None:
         """`rpc_urls`: network → the RPC that is asked first, then those for second opinions.
         `own_accounts`: whose balance is written down at the start, before they pay. `interval`:
-        seconds between rounds; it decides nothing.
+        seconds between rounds; it decides nothing. `counts` hears of the payments that it books
+        and frees.
         """
         self.rounds = 0
         self.landed = 0
@@ -51,6 +55,8 @@ class Reconciler:
         self.proved_dead = 0
         self.disagreements = 0
         self.failures = 0
+        self._counts = counts if counts is not None else Counts()
+        self._database = database
         self._books = Books(database)
         self._leadership = Leadership(dsn)
         self._nodes = {
@@ -100,6 +106,11 @@ class Reconciler:
             else:
                 report[account] = await self._round(account)
         return report
+
+    async def rebuild(self, wallets: Iterable[str], *, everything: bool = False) -> list[Found]:
+        """Writes down what the chain has and the books have lost (`rebuild.py`). Raises
+        LedgerError."""
+        return await rebuild(self._database, self._nodes, wallets, everything=everything)
 
     async def _run(self) -> None:
         while True:
@@ -179,6 +190,13 @@ class Reconciler:
             self.verified += ruling.outcome == "verified"
             self.proved_dead += ruling.outcome in ("released", "reversed")
             self.disagreements += ruling.why == "rpcs_disagree"
+            if ruling.booked is not None:
+                it = ruling.booked
+                self._counts.paid(
+                    it.agent, it.provider, it.symbol, it.price, reason="chain_confirmed"
+                )
+            if ruling.outcome in ("released", "reversed"):
+                self._counts.payments.add(ruling.outcome, "proved_dead")
 
     def _rests(self, account: Account | None) -> bool:
         """An RPC that fails is asked less and less often."""

@@ -58,11 +58,12 @@ _ALARMS = {
 class Ruling:
     """What a round found out about one payment. `outcome`: settled (found on the chain), verified,
     released or reversed (proved dead), held (unknown), in_flight (its answer is still waited for);
-    `why`: a code or a proof."""
+    `why`: a code or a proof. `booked`: it was spent by this, and not before."""
 
     payment_id: UUID
     outcome: str
     why: str = ""
+    booked: OpenPayment | None = None
 
 
 class Watch:
@@ -79,6 +80,8 @@ class Watch:
         self._loaded = False
         self._seen: dict[str, Seen] = {}
         self._balances: list[Balance] = []
+        self._derived: Balance | None = None
+        """An opening balance as an index tells it, for one sweep: it may know better next time."""
         self._foreign: set[str] = set()  # transactions that were claimed and are not ours
         self._noted: set[UUID] = set()
         self._swept: dict[UUID, int] = {}
@@ -221,14 +224,13 @@ class Watch:
 
     async def _sweep(self, late: Sequence[OpenPayment], tip: Tip) -> list[Sweep]:
         start = min(payment.evidence.blockhash_slot for payment in late)
+        self._derived = None
         since = self._balance_before(start)
         sweeps = []
         for node in self._nodes:
             try:
                 if since is None:
-                    since = await opening(node, self.account.address, start)
-                    if since is not None:
-                        await self._add_balance(since)
+                    since = self._derived = await opening(node, self.account.address, start)
                 after = start if since is None else since.slot
                 made = await sweep(node, self.account.address, after, self._seen)
             except Unpayable as error:
@@ -303,22 +305,26 @@ class Watch:
             log.warning("payment %s is %s: %s", payment.id, outcome, verdict.proof)
             return Ruling(payment.id, outcome, verdict.proof)
         if isinstance(verdict, Landed):
-            seen = verdict.by
-            if seen.level == "finalized":
-                outcome = await self._books.verify(payment.id, seen)
-                self._noted.discard(payment.id)
-                return Ruling(payment.id, outcome, seen.signature)
-            outcome = "already"
-            if payment.id not in self._noted:
-                outcome = await self._books.confirm(payment.id, seen)
-                self._noted.add(payment.id)
-            if outcome == "settled":
-                log.warning("payment %s was found on chain: %s", payment.id, seen.signature)
-                return Ruling(payment.id, outcome, seen.signature)
-            return Ruling(payment.id, "held", "not_finalized")
+            return await self._landed(payment, verdict.by)
         if verdict.why is not Why.ALIVE:
             await self._note_doubt(payment, verdict, sweeps)
         return Ruling(payment.id, "held", verdict.why.code)
+
+    async def _landed(self, payment: OpenPayment, seen: Seen) -> Ruling:
+        outcome, final = "already", seen.level == "finalized"
+        if payment.id not in self._noted and (not final or payment.status is Status.SIGNED):
+            outcome = await self._books.confirm(payment.id, seen)
+            self._noted.add(payment.id)
+        booked = payment if outcome == "settled" else None
+        if booked:
+            log.warning("payment %s was found on chain: %s", payment.id, seen.signature)
+        if final:
+            outcome = await self._books.verify(payment.id, seen)
+            self._noted.discard(payment.id)
+            return Ruling(payment.id, outcome, seen.signature, booked)
+        if booked:
+            return Ruling(payment.id, outcome, seen.signature, booked)
+        return Ruling(payment.id, "held", "not_finalized")
 
     async def _note_doubt(
         self, payment: OpenPayment, verdict: Unknown, sweeps: Sequence[Sweep]
@@ -373,21 +379,24 @@ class Watch:
             return
         balance = await node.balance(self.account.address, tip.slot)
         if balance is not None:
-            await self._add_balance(balance)
-
-    async def _add_balance(self, balance: Balance) -> None:
-        await self._books.note_balance(self.account, balance)
-        self._balances.append(balance)
-        self._balances.sort(key=lambda each: each.slot)
+            await self._books.note_balance(self.account, balance)
+            self._balances.append(balance)
+            self._balances.sort(key=lambda each: each.slot)
 
     def _balance_before(self, slot: int) -> Balance | None:
-        """The newest that is known from that slot or earlier."""
+        """The newest that is known from that slot or earlier: seen by ourselves, else derived."""
+        seen, derived = self._seen_before(slot), self._derived
+        if seen is None and derived is not None and derived.slot <= slot:
+            return derived
+        return seen
+
+    def _seen_before(self, slot: int) -> Balance | None:
         return next((each for each in reversed(self._balances) if each.slot <= slot), None)
 
     async def _forget(self, payments: Sequence[OpenPayment], tip: Tip) -> None:
         """What no payment needs any more, but the newest of it: the next scan stops there."""
         slots = [payment.evidence.blockhash_slot for payment in payments]
-        needed = self._balance_before(min([*slots, tip.slot - KEEP_BALANCES]))
+        needed = self._seen_before(min([*slots, tip.slot - KEEP_BALANCES]))
         if needed is None or needed is self._balances[0]:
             return
         await self._books.forget_balances(self.account, needed.slot)

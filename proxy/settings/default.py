@@ -37,6 +37,8 @@ _TEXT = """\
 [admin]
 # Let anyone who reaches that listener read /metrics, without a key.
 #open_metrics = false
+# Names that it may be asked for by, besides addresses and localhost, like ["autopay.internal"].
+#hosts = []
 
 [wallet]
 # Default: wallet.json in the data directory.
@@ -44,6 +46,12 @@ _TEXT = """\
 # Under so many USD in the wallet there is a warning and an event; seconds between two looks.
 #low_balance = "1.00"
 #check_seconds = 60
+# More wallets, each with a key of its own: policies name which of them pays (wallet = "research");
+# where they name none, the one above does. Default: wallet-NAME.json in the data directory.
+#[wallets.research]
+#path = "~/research.json"
+# Default: low_balance above.
+#low_balance = "1.00"
 
 # Networks that may be paid on. Naming one replaces the default, which is devnet alone.
 #[networks.devnet]

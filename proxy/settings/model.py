@@ -35,6 +35,7 @@ from proxy.settings.values import (
     Tries,
     Upstream,
     UpstreamProxy,
+    WalletName,
 )
 
 NetworkAlias = Literal["devnet", "testnet", "mainnet"]
@@ -57,6 +58,7 @@ class Listen(Section):
 
 class Admin(Section):
     open_metrics: bool = False
+    hosts: tuple[HostPattern, ...] = ()
 
 
 class Wallet(Section):
@@ -65,6 +67,13 @@ class Wallet(Section):
     path: Location | None = None
     low_balance: MicroUsd = 1_000_000
     check_seconds: Seconds = 60
+
+
+class NamedWallet(Section):
+    """One that pays where policy names it. Without `low_balance`, that of `[wallet]` holds."""
+
+    path: Location | None = None
+    low_balance: MicroUsd | None = None
 
 
 class Network(Section):
@@ -232,6 +241,7 @@ class Settings(Section):
     audit: Audit = Audit()
     admin: Admin = Admin()
     wallet: Wallet = Wallet()
+    wallets: dict[WalletName, NamedWallet] = {}
     networks: dict[NetworkAlias, Network] = {
         "devnet": Network(rpc_url="https://api.devnet.solana.com")
     }

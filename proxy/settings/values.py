@@ -181,4 +181,15 @@ Bypass = Annotated[
     tuple[Annotated[str, BeforeValidator(_bypass)], ...], BeforeValidator(_comma_separated)
 ]
 RpcUrls = Annotated[tuple[RpcUrl, ...], BeforeValidator(_comma_separated)]
+
+
+def _wallet_name(value: object) -> object:
+    if value == "default":
+        raise ValueError("is the name of the one under [wallet]: give this one another")
+    return value
+
+
+WalletName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63), BeforeValidator(_wallet_name)
+]
 ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]

@@ -1,8 +1,8 @@
 """What the data plane asks, and of whom it does not know more: agents, breakers, payments."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from proxy.wire.egress import Leave
@@ -194,7 +194,7 @@ Reply = PassThrough | Paid | Replayed | Problem
 
 
 class Gate(Protocol):
-    """The questions. All but the last are answered at once, from memory."""
+    """The questions. All but the last two are answered at once, from memory."""
 
     def by_credentials(self, name: str, token: str) -> Agent | None: ...
     def by_token(self, token: str) -> Agent | None: ...
@@ -224,6 +224,12 @@ class Gate(Protocol):
 
     def retried(self, purchase: Purchase, note: RetryNote) -> None:
         """To be put on record, without waiting for that."""
+        ...
+
+    async def standing(
+        self, agent: Agent, session: str | None, trace: str | None
+    ) -> Mapping[str, Any]:
+        """What this agent may know of itself, as JSON. Changes nothing. Raises Problem."""
         ...
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply: ...

@@ -13,6 +13,7 @@ from proxy.wire.chain import Chain
 from proxy.wire.dial import Dialer, DialError, Forbidden, Resolver
 from proxy.wire.downstream import Downstream
 from proxy.wire.gate import Gate, TurnedAway
+from proxy.wire.inside import answer, is_inside, nothing_else
 from proxy.wire.intercept import ESTABLISHED, Certificates, Interceptor, TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.outcomes import Outcomes
@@ -144,14 +145,17 @@ class DataPlane:
 
     def begin(self, call: Call, downstream: Downstream) -> None:
         """A request is to be answered."""
-        Relay(self, call, downstream).begin()
+        if is_inside(call.origin.host):
+            self.spawn(answer(self.gate, call))
+        else:
+            Relay(self, call, downstream).begin()
 
     def tunnel(
         self, caller: Caller, host: str, port: int, downstream: Downstream, reply: Reply
     ) -> None:
         """A CONNECT is to be answered: opened, or joined blind. Raises Problem to refuse it."""
         interceptor = self._interceptor
-        if interceptor is not None and interceptor.opens(caller, host):
+        if interceptor is not None and (is_inside(host) or interceptor.opens(caller, host)):
             transport, early = downstream.leave()
             if transport is not None:
                 self.outcomes.ended("opened", 0)
@@ -214,6 +218,8 @@ class DataPlane:
     async def far_end(self, caller: Caller, host: str, port: int) -> TunnelEnd:
         """The provider's end of a blind tunnel; raises Problem if there can be none."""
         where = f"{host}:{port}"
+        if is_inside(host):
+            raise nothing_else()  # no CA to open it with, or not http in it
         try:
             far = await self.dialer.tunnel(host, port, self.gate.leave(caller.agent), TunnelEnd)
         except Forbidden as error:

@@ -14,6 +14,7 @@ REASONS = {
     407: b"Proxy Authentication Required",
     408: b"Request Timeout",
     409: b"Conflict",
+    412: b"Precondition Failed",
     413: b"Content Too Large",
     415: b"Unsupported Media Type",
     417: b"Expectation Failed",

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from proxy.wire.gate import Agent, Gate
 from proxy.wire.headers import RequestFields, header
+from proxy.wire.inside import MOUNT, ORIGIN
 from proxy.wire.origin import DEFAULT_PORTS, Origin
 from proxy.wire.parsers import RequestHead
 from proxy.wire.problem import Problem
@@ -164,6 +165,8 @@ class MountRouter:
         agent, path, prefix = self._agent(path, fields)
         name, slash, rest = path[1:].partition(b"/")
         bare, question, query = name.partition(b"?")
+        if bare == MOUNT:
+            return Target(agent, ORIGIN, slash + rest or b"/")
         mount = self._mounts.get(bare)
         if mount is None or (slash and question):
             known = ", ".join(sorted(m.name for m in self._mounts.values())) or "none"

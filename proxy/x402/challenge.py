@@ -26,14 +26,14 @@ MAX_MEMO_BYTES = 256
 DEFAULT_TIMEOUT_SECONDS = 60
 LONGEST_TIMEOUT_SECONDS = 3600
 
-PAYABLE_FLOWS = frozenset({"authorization", "upfront"})
-
 # The last two are older dialects of the first, seen with raw JSON in them.
 _CHALLENGE_HEADERS = (b"payment-required", b"x-payment-required", b"x-payment-requirements")
 # Schemes of WWW-Authenticate that ask for money in another protocol: MPP and L402.
 _OTHER_PROTOCOLS = re.compile(rb"(?:^|,)\s*(payment|l402|lsat)(?:\s|,|$)", re.IGNORECASE)
 _BEFORE_JSON = b"\xef\xbb\xbf \t\r\n"
 _VERSIONS = {1: 1, 2: 2, "1": 1, "2": 2}
+# A scheme or a flow: which of them may be paid is for policy to say, and which can, for the chains.
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,40}")
 
 
@@ -55,12 +55,14 @@ class Offer:
     fee_payer: str | None
     memo: str | None
     payment_flow: str
-    """"authorization" (served, then settled) or "upfront" (settled first: a failing server keeps
-    the money)."""
+    """"authorization" (served, then settled), "upfront" (settled first: a failing server keeps the
+    money), "escrow", or another word of the server's: policy says which may be paid."""
     recent_blockhash: str | None
     """The server's hint, unverified."""
     raw: Mapping[str, Any] = field(hash=False, repr=False)
     """The entry exactly as parsed: echoed, never trusted."""
+    timeout_asked: int | None = None
+    """`maxTimeoutSeconds` as the server wants it, however long; None if it says none."""
 
     @property
     def price(self) -> int:
@@ -228,7 +230,8 @@ class _EntryError(Exception):
 def _read_offer(version: int, entry: Any) -> Offer:
     if not isinstance(entry, dict):
         raise _EntryError("not_an_object")
-    if entry.get("scheme") != "exact":
+    scheme = entry.get("scheme")
+    if not isinstance(scheme, str) or not _WORD.fullmatch(scheme):
         raise _EntryError("unknown_scheme")
     network = _network(entry.get("network"))
     asset_address = entry.get("asset")
@@ -242,7 +245,7 @@ def _read_offer(version: int, entry: Any) -> Offer:
     blockhash = extra.get("recentBlockhash")
     return Offer(
         version=version,
-        scheme="exact",
+        scheme=scheme,
         network=network,
         asset=asset,
         amount=_amount(entry),
@@ -253,6 +256,7 @@ def _read_offer(version: int, entry: Any) -> Offer:
         payment_flow=_payment_flow(extra.get("paymentFlow")),
         recent_blockhash=blockhash if _is_solana_key(blockhash) else None,
         raw=entry,
+        timeout_asked=_whole_number(entry.get("maxTimeoutSeconds")) or None,
     )
 
 
@@ -312,7 +316,7 @@ def _memo(value: Any) -> str | None:
 def _payment_flow(value: Any) -> str:
     if value is None:
         return "authorization"
-    if not isinstance(value, str) or value not in PAYABLE_FLOWS:
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
         raise _EntryError("payment_flow_not_supported")
     return value
 

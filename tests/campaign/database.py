@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,19 @@ class Server:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.01)
+
+    def limit_files(self, size: int) -> None:
+        """No file of it may grow past so many bytes, as if the disk were full; -1: any."""
+        owner = self._data.stat()  # whose processes they are: only that account may limit them
+        soft = "unlimited" if size < 0 else size
+        for pid in servers_in(self._data):
+            subprocess.run(
+                ["prlimit", f"--pid={pid}", f"--fsize={soft}:unlimited"],
+                user=owner.st_uid,
+                group=owner.st_gid,
+                extra_groups=[],
+                check=True,
+            )
 
     async def stop_at_once(self) -> None:
         """An immediate shutdown: no checkpoint, no word to anybody."""

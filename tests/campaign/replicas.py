@@ -16,8 +16,9 @@ from pathlib import Path
 
 from proxy.crashpoints import POINTS, SURE
 
-# The reconciler comes by its own points seldom, and only one of the replicas leads.
-SELDOM = ("release", "confirm", "verify", "disprove")
+# The reconciler comes by its own points seldom, and only one of the replicas leads; few requests
+# are sent again.
+SELDOM = ("release", "present", "confirm", "verify", "disprove")
 _HOST = "127.0.0.1"
 
 SETTINGS = """

@@ -1,5 +1,6 @@
 """`kill -9` at every named point of one payment: what is left is told by the chain."""
 
+import asyncio
 import os
 from collections import Counter
 
@@ -81,6 +82,59 @@ async def test_every_point_of_a_payment(machine: Server) -> None:
         verdict = await site.judged()
         assert verdict.kept, (verdict, heard)
         assert verdict.landed == len(LEFT), heard
+        assert await site.complaints() == []
+
+
+# Of a request that is asked again after its first payment came to nothing; and of one whose answer
+# is to be kept.
+LEFT_AGAIN = {
+    "present.before": ({"SIGNED"}, "FAILED"),
+    "present.noted": ({"CONFIRMED"}, "VERIFIED"),
+    "keep.before": ({"SIGNED", "CONFIRMED"}, "VERIFIED"),  # it is booked beside that
+    "keep.after": ({"SIGNED", "CONFIRMED"}, "VERIFIED"),
+}
+
+
+@pytest.mark.timeout(180)
+async def test_every_point_of_the_same_request_again(machine: Server) -> None:
+    async with built(1, server=machine) as site:
+        await site.next_season()
+        replica = site.replicas[0]
+        names: dict[str, str] = {}
+        for point, (left, _) in LEFT_AGAIN.items():
+            replica.start(at=f"{point}:1")
+            await replica.ready()
+            for turn in range(
+                9
+            ):  # on a slow machine its blockhash is too old before it is asked again
+                name = names[point] = f"{point}-{turn}"
+                if point.startswith("present"):
+                    site.market.only(Till.asks_again)
+                    assert await ask(site, name) == "502"
+                site.market.only(Till.honest)
+                if await ask(site, name) != "409":
+                    break
+            async with asyncio.timeout(20):
+                await replica.ended()
+            assert (await statuses(site))[name] in left, point
+        assert replica.kills == Counter(LEFT_AGAIN.keys())
+        await site.heal(patience=30)
+        ends = await statuses(site)
+        assert {point: ends[names[point]] for point in LEFT_AGAIN} == {
+            point: end for point, (_, end) in LEFT_AGAIN.items()
+        }
+        replica.start()
+        await replica.ready()
+        heard = {point: await ask(site, names[point]) for point in LEFT_AGAIN}
+        # The first was not paid for before. What was lost with the process is not to be had any
+        # more, and is not paid for again.
+        assert heard["present.before"] == heard["keep.after"] == "paid"
+        assert heard["keep.before"] == "409"
+        assert heard["present.noted"] in ("409", "paid")  # it is kept beside that
+        await site.heal(patience=30)
+        verdict = await site.judged()
+        assert verdict.kept, (verdict, heard)
+        assert verdict.landed == len(LEFT_AGAIN)
         assert await site.complaints() == []
 
 

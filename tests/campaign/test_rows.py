@@ -25,12 +25,13 @@ from proxy.ledger import (
     Reserved,
     agents,
 )
+from proxy.localnet import Localnet
 from tests.campaign.campaign import Site, built
 from tests.campaign.database import Server
 from tests.campaign.market import Till
 from tests.campaign.test_points import ask, statuses
-from tests.e2e.house import House, until
-from tests.e2e.seller import Seller, challenge, pays_once, settled
+from tests.e2e.house import House, house, until
+from tests.e2e.seller import Seller, challenge, pays_once, reply, settled
 from tests.e2e.test_in_doubt import entry
 from tests.ledger.books import check_books, counter
 from tests.ledger.conftest import Make
@@ -122,6 +123,66 @@ async def test_a_read_only_database_pays_nothing(
         await ledger.close()
         await far.close()
     assert (await counter(database))[1] == reservation.price
+
+
+async def test_a_full_disk_pays_nothing(machine: Server, seller: Seller, tmp_path: Path) -> None:
+    """A limit on the size of the server's files stands in for it: a table can't grow. PostgreSQL
+    calls the first try a full disk (53100); the next ones, as those past a quota, an internal error
+    (XX000). Its log has room: without that, it is down (row 8)."""
+    dsn = await machine.database()
+    async with Localnet(slot_seconds=0.1) as net, house(net, dsn, tmp_path) as home:
+        seller.answer = pays_once(challenge(entry(net)), lambda _: settled())
+        assert (await home.ask(f"{seller.url}/before")).status == 200
+        # One table is larger than a segment of the log, so that only that one is at its limit.
+        await home.operator.execute(
+            "INSERT INTO audit_events (agent_id, event_type, details)"
+            " SELECT id, 'API_ACCESS', jsonb_build_object('x', repeat('x', 900)) FROM agents,"
+            " generate_series(1, 20000) WHERE name = 'autopay'"
+        )
+        row = await home.row(
+            "SELECT max(pg_relation_size(oid)) AS bytes FROM pg_class WHERE relkind = 'r'"
+        )
+        assert row["bytes"] > 17 * 2**20
+        seller.hold = asyncio.Event()
+        under_way = [asyncio.create_task(home.ask(f"{seller.url}/under-way"))]
+        await until(lambda: len(seller.payments) == 2, 10)
+        machine.limit_files(row["bytes"] + 4096)
+        try:
+            number, refused = 0, None
+            async with asyncio.timeout(20):
+                while refused is None:
+                    number += 1
+                    task = asyncio.create_task(home.ask(f"{seller.url}/{number}"))
+                    await until(lambda n=number, t=task: t.done() or len(seller.payments) == n + 2)  # type: ignore[misc]
+                    if task.done():
+                        refused = task.result()
+                    else:
+                        under_way.append(task)
+            sent = len(seller.payments)
+            assert (refused.status, refused.json["code"]) == (503, "ledger_unavailable")
+            seller.hold.set()
+            for answer in await asyncio.gather(*under_way):
+                assert answer.status == 200  # they had left: they are booked as soon as they can be
+            for more in range(3):
+                answer = await home.ask(f"{seller.url}/refused/{more}")
+                assert (answer.status, answer.json["code"]) == (503, "ledger_unavailable")
+            assert len(seller.payments) == sent
+            seller.answer = lambda _: reply(200, body=b"free")
+            assert (await home.ask(f"{seller.url}/free")).body == b"free"
+        finally:
+            machine.limit_files(-1)
+        seller.answer = pays_once(challenge(entry(net)), lambda _: settled())
+        async with asyncio.timeout(20):
+            while (await home.ask(f"{seller.url}/after")).status != 200:
+                await asyncio.sleep(0.1)
+        assert await home.service.ledger.flush(20) == 0
+        rows = await home.rows(
+            "SELECT p.status::text, l.source"
+            " FROM payments p LEFT JOIN x402_payment_logs l USING (id)"
+        )
+        assert {(row["status"], row["source"]) for row in rows} == {("CONFIRMED", "provider")}
+        assert len(rows) == len(seller.payments) == sent + 1
+        assert await home.rows("SELECT * FROM audit_books()") == []
 
 
 async def _try(ledger: Ledger, reservation: Reservation) -> Reserved | Refused | None:

@@ -14,7 +14,7 @@ from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
 from proxy.chains import Chain, Unpayable
-from proxy.chains.solana import SolanaChain
+from proxy.chains.solana import SolanaChain, Wallet
 from proxy.chains.solana.message import read_back
 from proxy.chains.solana.rpc import Rpc
 from proxy.x402 import SOLANA_DEVNET, SOLANA_MAINNET
@@ -180,6 +180,43 @@ async def test_no_wallet(node, make_offer):
     chain = SolanaChain(SOLANA_DEVNET, None, node.url)
     await chain.start()
     assert (await refusal_of(chain.prepare(make_offer()))).code == "no_wallet"
+    await chain.close()
+    assert node.calls.total() == 0
+
+
+async def test_wallets_of_one_network_share_all_but_their_money(node, make_offer):
+    rich, poor = Keypair.from_seed(bytes([8]) * 32), Keypair.from_seed(bytes([9]) * 32)
+    node.fund(PAYER.pubkey(), 1_000)
+    node.fund(rich.pubkey(), 1_000)
+    node.fund(poor.pubkey(), 999)
+    named = {"rich": Wallet(rich), "poor": Wallet(poor)}
+    chain = SolanaChain(SOLANA_DEVNET, Wallet(PAYER), node.url, named=named)
+    paid = [await chain.prepare(make_offer(amount=1_000), wallet=name) for name in (None, "rich")]
+    assert [one.payer for one in paid] == [str(PAYER.pubkey()), str(rich.pubkey())]
+    assert len({one.source_account for one in paid}) == 2
+    assert node.calls["getLatestBlockhash"] == 1
+    for name in (None, "default", "rich", "poor"):
+        refusal = await refusal_of(chain.prepare(make_offer(amount=1_000), wallet=name))
+        assert refusal.code == "insufficient_funds"
+    # What was never sent is its own wallet's again.
+    chain.discard(paid[1])
+    refusal = await refusal_of(chain.prepare(make_offer(amount=1_000)))
+    assert refusal.code == "insufficient_funds"
+    assert (await chain.prepare(make_offer(amount=1_000), wallet="rich")).payer == paid[1].payer
+    await chain.close()
+
+
+async def test_no_wallet_pays_in_the_place_of_another(node, make_offer):
+    named = {"other": Wallet(PAYER)}
+    chain = SolanaChain(SOLANA_DEVNET, None, node.url, named=named)
+    for name, code in (
+        (None, "no_wallet"),
+        ("default", "no_wallet"),
+        ("gone", "wallet_not_configured"),
+    ):
+        refusal = await refusal_of(chain.prepare(make_offer(), wallet=name))
+        assert refusal.code == code
+    assert chain.wallets == {"other": str(PAYER.pubkey())}
     await chain.close()
     assert node.calls.total() == 0
 

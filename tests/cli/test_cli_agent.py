@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from policies import Policy
-from proxy.ledger import Database, Directory, agents
+from proxy.cli import main
+from proxy.ledger import Database, Directory, agents, tokens
 from tests.cli.conftest import Autopay
 
 
@@ -50,6 +54,41 @@ async def test_a_life(autopay: Autopay, dsn: str) -> None:
     assert listed(autopay) == {}
 
 
+async def test_a_rotation_with_a_grace_and_an_end(autopay: Autopay, dsn: str) -> None:
+    token = autopay.well("agent", "add", "bot").partition("http://bot:")[2].partition("@")[0]
+    handed = json.loads(
+        autopay.well("agent", "rotate", "bot", "--grace", "3600", "--expires", "12h", "--json")
+    )
+    left = datetime.fromisoformat(handed["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=11, minutes=55) < left <= timedelta(hours=12)
+    for holds in (token, handed["token"]):
+        assert await agent_of(autopay, dsn, holds) == "bot"
+    said = autopay.well("agent", "rotate", "bot", "--grace", "7200", "--expires", "30d")
+    assert said.startswith(
+        "Its other tokens end 7200 seconds from now.\nThe new one ends by itself"
+    )
+
+    database = await Database.open(dsn)
+    ends = [one.expires_at for one in await tokens.of_agent(database, "bot")]
+    await database.close()
+    hours = [round((end - datetime.now(UTC)) / timedelta(hours=1)) for end in ends if end]
+    # The grace of the first, which is shorter than that of the second; that of the second.
+    assert hours == [30 * 24, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        *((f"--grace={wrong}", "no number of seconds") for wrong in ("-1", "1.5", "2592001", "x")),
+        ("--expires=0d", "write it like 30d"),
+    ],
+)
+def test_a_span_that_is_none(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["agent", "rotate", "bot", option])
+    assert said in capsys.readouterr().err
+
+
 async def test_a_policy_is_given_and_changed(autopay: Autopay, dsn: str) -> None:
     autopay.well(
         *("agent", "add", "bot", "--per-call", "0.10", "--daily", "5", "--session", "$2"),
@@ -72,6 +111,7 @@ async def test_a_policy_is_given_and_changed(autopay: Autopay, dsn: str) -> None
         allowed_networks=("solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",),
         allowed_targets=("10.0.0.0/8", "[::1]:8080"),
         allowed_ports=(443, 22),
+        version=2,
     )
     assert "public:443,22, 10.0.0.0/8, [::1]:8080" in autopay.well("agent", "list")
     autopay.well("agent", "set", "bot", "--allow-target", "none", "--allow-port", "usual")
@@ -80,7 +120,7 @@ async def test_a_policy_is_given_and_changed(autopay: Autopay, dsn: str) -> None
     assert "10.0.0.0/8" in autopay.refused("agent", "set", "bot", "--allow-target", "10.1.0.0/8")
     assert "not a port" in autopay.refused("agent", "set", "bot", "--allow-port", "http")
     said = autopay.well("agent", "set", "bot", "--daily", "6", "--allow-endpoint", "any")
-    assert "policy version 3" in said
+    assert "policy version 4" in said
     (changed,) = await agents.list_all(database)
     await database.close()
     assert (changed.policy.daily_limit, changed.policy.allowed_endpoints) == (6_000_000, ())

@@ -53,6 +53,37 @@ def test_a_wallet_that_others_can_read_is_refused(autopay: Autopay) -> None:
     assert "chmod 600" in autopay.refused("wallet", "show")
 
 
+def test_every_wallet_of_the_settings_has_its_name(autopay: Autopay) -> None:
+    elsewhere = autopay.data / "elsewhere.json"
+    settings = {
+        "AUTOPAY_WALLETS__RESEARCH__LOW_BALANCE": "5",
+        "AUTOPAY_WALLETS__OPS__PATH": str(elsewhere),
+    }
+    first = autopay.well("wallet", "new", **settings).split()[0]
+    said = autopay.refused("wallet", "show", "--wallet", "research", **settings)
+    assert "autopay wallet new --wallet research" in said
+    second = autopay.well("wallet", "new", "--wallet", "research", **settings).split()[0]
+    assert Wallet.load(autopay.data / "wallet-research.json").address == second != first
+    key = Keypair()
+    autopay.well("wallet", "import", "--wallet", "ops", stdin=str(key), **settings)
+    assert Wallet.load(elsewhere).address == str(key.pubkey())
+    assert autopay.well("wallet", "show", "--wallet", "research", **settings) == f"{second}\n"
+    assert autopay.well("wallet", "show", **settings) == f"{first}\n"
+    listed = [line.split()[:2] for line in autopay.well("wallet", "list", **settings).splitlines()]
+    assert listed[1] == ["default", first]
+    assert sorted(listed[2:]) == [["ops", str(key.pubkey())], ["research", second]]
+    (autopay.data / "wallet-research.json").unlink()
+    status = json.loads(autopay("status", "--json", **settings).stdout)
+    assert (status["wallet"]["well"], status["wallet-research"]["well"]) == (True, False)
+    assert status["wallet-ops"]["detail"] == str(key.pubkey())
+    assert {one["name"]: one["address"] for one in status["wallets"]} == {
+        "default": first,
+        "ops": str(key.pubkey()),
+    }
+    refused = autopay.refused("wallet", "new", "--wallet", "treasury", **settings)
+    assert "add [wallets.treasury]" in refused
+
+
 async def test_the_balance_is_what_the_chain_says(autopay: Autopay) -> None:
     address = autopay.well("wallet", "new").split()[0]
     async with Localnet() as net:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Each takes the code as one of its first two arguments, or from a variable named `code`.
-SPEAKERS = {"Problem", "Unpayable", "Verdict"}
+SPEAKERS = {"Problem", "Unpayable", "Verdict", "No"}
 # Not answers: a verdict that says yes, why a payment is in doubt, the beginning of several codes.
 SILENT = {"ok", "asked_again", "egress_"}
 

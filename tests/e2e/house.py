@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 from solders.keypair import Keypair
 
-from policies import Policy
+from policies import Policy, Rules
 from proxy.chains.solana import Wallet
-from proxy.ledger import Database, agents
+from proxy.ledger import Database, agents, policies
 from proxy.localnet import USDC_DEVNET, Localnet
 from proxy.service import Service
 from proxy.settings import Settings
@@ -71,7 +71,16 @@ class House:
             self.operator,
             Policy(self.agent, **({"allowed_targets": LOOPBACK} | changes)),
         )
-        await until(lambda: self._policy_version() == version)
+        await until(lambda: self._policy_version() >= version)
+
+    async def set_rules(self, agent: str | None, provider: str | None, **rules: Any) -> int:
+        """Set one layer of the book, and wait until the proxy has heard of it; the version."""
+        own = {"allowed_targets": list(LOOPBACK)} if agent is not None and provider is None else {}
+        applied = await policies.set_rules(
+            self.operator, agent, provider, Rules.from_json(own | rules), by="ann"
+        )
+        await until(lambda: self.service.directory.version >= applied.version)
+        return applied.version
 
     def _policy_version(self) -> int:
         agent = self.service.directory.by_token(self.token)
@@ -141,7 +150,7 @@ async def house(net: Localnet, dsn: str, tmp_path: Path, **settings: Any) -> Asy
         await service.stop()
 
 
-async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
     """Returns once `true()`; fails after `seconds`."""
     async with asyncio.timeout(seconds):
         while not true():

@@ -25,7 +25,8 @@ async def test_a_shape_of_402(home: House, net: Localnet, seller: Seller, name: 
     body = encode_body(case["body"])
     first = reply(402, fields, body)
     seller.answer = pays_once(first, lambda _: settled())
-    await home.set_policy(per_call_limit=10**12, daily_limit=10**12)
+    dear = {"per_call": "1000000", "daily": "1000000"}
+    await home.set_rules(home.agent, None, **dear, allowed_flows=["authorization", "upfront"])
     expected = case["expect"]
     for receiver in set(_receivers(case)):
         net.fund(receiver)  # whoever is to be paid can be

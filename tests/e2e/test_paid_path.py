@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from policies import Rules
+from proxy.ledger import policies
 from proxy.localnet import CASH, Localnet
-from tests.e2e.house import FUNDS, House, decoded, house
+from tests.e2e.house import FUNDS, House, decoded, house, until
 
 
 async def test_a_paid_answer_and_its_record(home: House, shop: str) -> None:
@@ -80,6 +82,9 @@ async def test_a_body_is_sent_again_byte_for_byte(home: House, shop: str) -> Non
 
 @pytest.mark.parametrize("path", ["/memo", "/upfront"])
 async def test_other_flows(home: House, shop: str, path: str) -> None:
+    flows = Rules(allowed_flows=("authorization", "upfront"))
+    applied = await policies.set_rules(home.operator, None, None, flows)
+    await until(lambda: home.service.directory.version >= applied.version)
     answer = await home.ask(shop + path)
     assert answer.status == 200
     assert home.paid_on_chain() == 1000

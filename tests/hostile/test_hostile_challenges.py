@@ -154,7 +154,7 @@ async def test_no_402_is_paid_beyond_policy(dsn: str, tmp_path: Path) -> None:
             seller.answer = lambda seen: reply(200, body=b"free")
             assert (await home.ask(seller.url)).body == b"free", name
         assert await home.counters() == (len(PAID) * PRICE, 0)
-        assert slowest[1] < 1.0, slowest
+        assert slowest[1] < 5.0, slowest
 
 
 async def test_a_seller_that_asks_for_ever_is_paid_up_to_the_budget(

@@ -17,6 +17,9 @@ WRONGS = {
     "counters_exist": "DELETE FROM budget_counters WHERE kind = 'wallet_day'",
     "settled_has_receipt": "UPDATE x402_payment_logs SET amount = '1'",
     "receipt_has_payment": "UPDATE payments SET status = 'SIGNED' WHERE status = 'CONFIRMED'",
+    "receipt_has_link": "DELETE FROM receipt_links",
+    "link_has_receipt": "UPDATE receipt_links SET kind = 'reversal'",
+    "chain_is_whole": "UPDATE receipt_links SET previous = sha256('another')",
     "no_live_duplicates": "UPDATE payments SET status = 'SIGNED', request_key = sha256('k'),"
     " in_doubt_since = now() - interval '1 hour', release_reason = NULL",
     "payment_has_decision": "UPDATE policy_decision_logs SET decision = 'deny'"
@@ -46,12 +49,55 @@ async def test_good_books_have_no_findings(database: Database) -> None:
 @pytest.mark.usefixtures("books")
 @pytest.mark.parametrize("rule", sorted(audit.MEANINGS))
 async def test_each_rule_finds_its_wrong(database: Database, rule: str) -> None:
-    tables = ("budget_counters", "payments", "x402_payment_logs", "policy_decision_logs")
+    tables = (
+        *("budget_counters", "payments", "x402_payment_logs", "policy_decision_logs"),
+        *("receipt_links", "receipt_chains"),
+    )
     for table in tables:
         await database.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     await database.execute(WRONGS[rule])
     for since in (None, timedelta(hours=1)):
         assert rule in {finding.rule for finding in await audit.findings(database, since)}, since
+
+
+CHAINS = {
+    "a receipt of another amount": (
+        "UPDATE x402_payment_logs SET amount = '1', amount_micros = 1",
+        {"receipt_has_link", "settled_has_receipt"},
+    ),
+    "a link of another agent's": (
+        "UPDATE receipt_links SET agent_id = '00000000-0000-0000-0000-000000000000'",
+        {"receipt_has_link", "link_has_receipt", "chain_is_whole"},
+    ),
+    "a receipt that is gone": (
+        "ALTER TABLE receipt_links DROP CONSTRAINT receipt_links_receipt_id_fkey;"
+        " DELETE FROM x402_payment_logs",
+        {"link_has_receipt", "settled_has_receipt"},
+    ),
+    "a reversal without its link": (
+        "UPDATE payments SET status = 'FAILED', release_reason = 'proved_dead'"
+        " WHERE status = 'CONFIRMED'",
+        {"receipt_has_link", "spent_is_settled"},
+    ),
+    "the newest link cut off": (
+        "UPDATE receipt_chains SET length = length + 1 WHERE length > 0",
+        {"chain_is_whole"},
+    ),
+    "another head": ("UPDATE receipt_chains SET head = sha256('x')", {"chain_is_whole"}),
+}
+
+
+@pytest.mark.usefixtures("books")
+@pytest.mark.parametrize("what", sorted(CHAINS))
+async def test_each_break_of_a_chain_is_found(database: Database, what: str) -> None:
+    tables = ("payments", "x402_payment_logs", "receipt_links", "receipt_chains")
+    for table in tables:
+        await database.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    statement, rules = CHAINS[what]
+    for part in statement.split(";"):
+        await database.execute(part)
+    for since in (None, timedelta(hours=1)):
+        assert {finding.rule for finding in await audit.findings(database, since)} == rules, since
 
 
 async def test_the_switch_stops_every_reservation(

@@ -37,7 +37,7 @@ async def test_who_is_this(directory: Directory, new: NewAgent) -> None:
     assert directory.by_token(new.token) == new.agent
     assert directory.authenticate("bot", new.token) == new.agent
     assert directory.agent(new.agent) == new.agent
-    assert directory.policy(new.agent) == Policy("bot")
+    assert directory.policy(new.agent) == Policy("bot", version=directory.version)
 
 
 async def test_who_is_that(directory: Directory, new: NewAgent) -> None:
@@ -59,7 +59,7 @@ async def test_every_change_is_heard_within_a_second(
     await agents.set_frozen(database, "bot", True)
     assert await seconds_until(lambda: directory.policy(new.agent).frozen) < 1
 
-    token = await agents.rotate_token(database, vault, "bot")
+    token = (await agents.rotate_token(database, vault, "bot")).token
     assert await seconds_until(lambda: directory.by_token(token) == new.agent) < 1
     assert directory.by_token(new.token) is None
 

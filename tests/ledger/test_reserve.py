@@ -16,6 +16,7 @@ from proxy.ledger import (
     Reserved,
     SettledReceipt,
     agents,
+    audit,
 )
 from tests.ledger.books import check_books, counter, status
 from tests.ledger.conftest import Make
@@ -120,7 +121,7 @@ async def test_over_the_daily_limit(
     row = await database.fetchrow("SELECT * FROM policy_decision_logs WHERE decision = 'deny'")
     assert row is not None
     assert row["reason"] == "over_daily_limit"
-    assert row["policy_version"] == 2
+    assert row["policy_version"] == await database.fetchval("SELECT policy_version()")
     assert (row["limit_micros"], row["scope_spent_micros"], row["scope_held_micros"]) == (
         25_000,
         10_000,
@@ -202,10 +203,10 @@ async def test_a_freeze_returns_after_every_grant_under_way(
         await granting.close()
 
 
-async def test_a_freeze_overtakes_what_waits(
+async def test_the_one_switch_overtakes_what_waits(
     dsn: str, ledger: Ledger, database: Database, make: Make
 ) -> None:
-    """Reservations that queue for the counter read the policy only when it is their turn."""
+    """Reservations that queue for the counter read the switch only when it is their turn."""
     blocker = await asyncpg.connect(dsn)
     try:
         async with blocker.transaction():
@@ -213,11 +214,43 @@ async def test_a_freeze_overtakes_what_waits(
             await blocker.execute("SELECT 1 FROM budget_counters FOR UPDATE")
             waiting = [asyncio.create_task(ledger.reserve(make())) for _ in range(4)]
             await asyncio.sleep(0.1)
-            await agents.set_frozen(database, "bot", True)
+            await audit.halt(database, "to be sure", by="test")
         outcomes = await asyncio.gather(*waiting)
     finally:
         await blocker.close()
-    assert {getattr(outcome, "code", "granted") for outcome in outcomes} == {"frozen"}
+    assert {getattr(outcome, "code", "granted") for outcome in outcomes} == {"spending_halted"}
+
+
+async def test_a_freeze_waits_for_what_was_before_it_and_stops_all_after(
+    dsn: str, ledger: Ledger, database: Database, make: Make
+) -> None:
+    """Whoever decides holds the book of policies; whoever changes it has it alone."""
+    blocker = await asyncpg.connect(dsn)
+    try:
+        async with blocker.transaction():
+            await ledger.reserve(make())
+            await blocker.execute("SELECT 1 FROM budget_counters FOR UPDATE")
+            before = asyncio.create_task(ledger.reserve(make()))
+            await _waits(blocker, "tuple", "transactionid")
+            freeze = asyncio.create_task(agents.set_frozen(database, "bot", True))
+            await _waits(blocker, "advisory")
+            after = asyncio.create_task(Ledger(database).reserve(make()))
+        assert isinstance(await before, Reserved)
+        await freeze
+        refused = await after
+    finally:
+        await blocker.close()
+    assert isinstance(refused, Refused)
+    assert refused.code == "frozen"
+
+
+async def _waits(connection: "asyncpg.Connection[asyncpg.Record]", *locks: str) -> None:
+    """Until somebody waits for such a lock."""
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = ANY ($1)", locks
+        ):
+            await asyncio.sleep(0.01)
 
 
 async def test_unknown_and_removed_agents(ledger: Ledger, database: Database, make: Make) -> None:

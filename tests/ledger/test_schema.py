@@ -122,7 +122,9 @@ async def test_a_counter_never_rises_past_the_limit(
     await ledger.reserve(make(session_id="s"))
     for kind in ("agent_day", "session"):
         where = f"WHERE kind = '{kind}'"
-        await database.execute(f"UPDATE budget_counters SET held_micros = 1000000 {where}")
+        await database.execute(
+            f"UPDATE budget_counters SET held_micros = 1000000, held_calls = 2 {where}"
+        )
         for change in ("held_micros = 1000001", "spent_micros = 1"):
             with pytest.raises(LedgerFault, match="would rise to 1000001 of 1000000"):
                 await database.execute(f"UPDATE budget_counters SET {change} {where}")

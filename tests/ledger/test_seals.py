@@ -87,8 +87,8 @@ async def test_the_newest_token_stands_encrypted_with_its_agent(
         return (await vault.keyring()).open(sealed, b"agents.session_token_hash\0" + bot.id.bytes)
 
     assert await newest() is not None
-    token = await agents.rotate_token(database, vault, "bot")
-    assert await newest() == token_hash(token)
+    rotated = await agents.rotate_token(database, vault, "bot")
+    assert await newest() == token_hash(rotated.token)
     issued = await agents.issue_token(database, vault, "bot", session="s")
     assert await newest() == token_hash(issued.token)
     await agents.remove(database, "bot")
@@ -215,7 +215,7 @@ async def test_rotation_puts_everything_under_the_new_key_and_vouches_for_nothin
     assert under[Keyring([old]).key_ids[0]] == 1  # the forged one
 
     directory = await read_by(dsn, given(new))
-    assert directory.by_token(gone) == first.agent
+    assert directory.by_token(gone.token) == first.agent
     assert directory.by_token(kept.token) == Agent(first.agent.id, "one", "s")
     assert directory.by_token(bound.token) is None, "it is revoked as before"
     assert directory.by_token(FORGED) is None

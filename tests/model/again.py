@@ -68,9 +68,11 @@ def prior_payment(
         lost = p.status in SETTLED and p.in_doubt and _may_be_served(p)
         if lost and state.receipts[p.args["payment_id"]].source == "chain":
             return "answer_lost", p.args["payment_id"]
-    for p in same_request if share else ():
-        if p.status in OPEN:
+    for p in same_request:
+        if p.status in OPEN and share:
             return "request_in_progress", p.args["payment_id"]
+        if p.status in OPEN and _another(p, me):
+            return "request_elsewhere", p.args["payment_id"]
     return None, None
 
 
@@ -98,6 +100,8 @@ def _may_be_served(p: "PaymentRow") -> bool:
 
 def _forsaken(p: "PaymentRow", me: str | None, lives: Lives) -> bool:
     """Known to be sent by another, who is gone."""
-    if p.instance is None or me is None:
-        return False
-    return p.instance != me and not lives(p.instance)
+    return _another(p, me) and not lives(str(p.instance))
+
+
+def _another(p: "PaymentRow", me: str | None) -> bool:
+    return p.instance is not None and me is not None and p.instance != me

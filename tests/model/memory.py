@@ -41,6 +41,7 @@ Row = dict[str, Any]
 class AgentRow:
     """An agent and its policy; micro-USD."""
 
+    name: str
     per_call: int = 50_000
     daily: int = 1_000_000
     session: int = 1_000_000
@@ -183,6 +184,7 @@ class Memory:
             ledger._PRIOR: self._prior,
             ledger._STATE: self._answer_state,
             ledger._LEFT: self._left,
+            ledger._ELSEWHERE: self._elsewhere,
             "SELECT begin_presenting($1, $2)": self._one(self.begin_presenting),
             "SELECT end_presenting($1)": self._one(self.end_presenting),
             kept._KEEP: self._one(self.keep_answer),
@@ -285,6 +287,8 @@ class Memory:
             q.get("instance"),
             self._lives,
         )
+        if prior == "request_elsewhere" and q.get("beside") is not False:
+            prior = None
         if agent.frozen:
             r["code"] = "frozen"
         elif s.halted:
@@ -394,6 +398,16 @@ class Memory:
             return []
         state = again.answer_state(self.state, payment, str(me), self._lives)
         return [{"answer_state": state}]
+
+    def _elsewhere(self, agent: UUID, request: bytes | None, me: Any) -> list[Row]:
+        return [
+            {"id": UUID(key), "instance": UUID(p.instance)}
+            for key, p in self.state.payments.items()
+            if p.status in OPEN
+            and (p.args["agent_id"], p.request_key) == (str(agent), _hex(request))
+            and p.instance not in (None, str(me))
+            and not p.in_doubt
+        ]
 
     def _left(self, payment_id: UUID) -> list[Row]:
         payment = self.state.payments.get(str(payment_id))
@@ -625,6 +639,10 @@ class Memory:
                     "claim": receipt.named if receipt is not None and by_provider else None,
                     "why": None if doubt is None else doubt.why,
                     "absent_since": None if doubt is None else doubt.absent_since,
+                    "agent": self.state.agents[each.args["agent_id"]].name,
+                    "provider": each.args["provider"],
+                    "symbol": each.args["symbol"],
+                    "price_micros": each.price,
                 }
             )
         return rows[:most]

@@ -156,7 +156,7 @@ class Money(RuleBasedStateMachine):
                 " VALUES ($1, 400000, 1000000, 700000, 500000)",
                 UUID(key),
             )
-            self.memory.state.agents[key] = AgentRow(400_000, 1_000_000, 700_000, 500_000)
+            self.memory.state.agents[key] = AgentRow(name, 400_000, 1_000_000, 700_000, 500_000)
             self.ids[name] = key
 
     async def _open(self) -> Ledger:

@@ -201,7 +201,8 @@ def test_freezing_denies_everything(policy: Policy, ask: Ask) -> None:
 
 @given(policies, st.lists(asks, min_size=1, max_size=5))
 def test_choosing_takes_the_cheapest_allowed(policy: Policy, offers: list[Ask]) -> None:
-    index, verdict = choose(policy, offers)
+    choice = choose(policy, offers)
+    index, verdict = choice.index, choice.verdict
     assert verdict == decide(policy, offers[index])
     allowed = [offer.price for offer in offers if decide(policy, offer).allowed]
     assert verdict.allowed == bool(allowed)
@@ -209,7 +210,7 @@ def test_choosing_takes_the_cheapest_allowed(policy: Policy, offers: list[Ask]) 
 
 
 def test_among_equals_the_servers_order_decides() -> None:
-    assert choose(Policy("bot"), [ASK, replace(ASK, pay_to="x")])[0] == 0
+    assert choose(Policy("bot"), [ASK, replace(ASK, pay_to="x")]).index == 0
 
 
 def test_nothing_to_choose_from() -> None:

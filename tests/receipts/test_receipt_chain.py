@@ -51,7 +51,7 @@ async def test_a_receipt_is_a_link(database: Database, pay: Pay, bot: Agent) -> 
         "session_commitment": sha256(salt + b"session:s").hexdigest(),
         "trace_commitment": sha256(salt + b"trace:t").hexdigest(),
         "source": "provider", "claimed": True, "success": True, "http_status": 200,
-        "policy_version": 1, "recorded_at": text["recorded_at"],
+        "policy_version": row["policy_version"], "recorded_at": text["recorded_at"],
     }  # fmt: skip
     assert text["recorded_at"] == row["settled_at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     assert one["sha256"] == sha256(one["canonical"].encode()).digest()
@@ -93,8 +93,8 @@ async def test_two_days_are_settled_at_once(
     connection = await asyncpg.connect(dsn)
     await connection.execute("ALTER TABLE payments DISABLE TRIGGER payments_guard")
     await connection.execute(
-        "INSERT INTO budget_counters (scope, kind, agent_id, day, held_micros)"
-        " VALUES ('10/yesterday', 'agent_day', $1, '2020-01-01', 10000)",
+        "INSERT INTO budget_counters (scope, kind, agent_id, day, held_micros, held_calls)"
+        " VALUES ('10/yesterday', 'agent_day', $1, '2020-01-01', 10000, 1)",
         bot.id,
     )
     await connection.execute(

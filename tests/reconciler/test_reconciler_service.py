@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from tests.admin.desk import Desk as Operator
 from tests.e2e.house import until
 from tests.reconciler.conftest import PRICE, Desk, opened
 
@@ -26,6 +27,39 @@ async def test_the_service_does_it_by_itself(dsn: str, tmp_path: Path) -> None:
         assert desk.home.paid_on_chain() == PRICE
         assert (reconciler.failures, reconciler.disagreements) == (0, 0)
         await until(lambda: reconciler.lag == 0)
+
+
+async def test_what_it_books_and_frees_is_counted(dsn: str, tmp_path: Path) -> None:
+    """Each once, however often it is looked at, at the admin listener's /metrics."""
+    async with opened(dsn, tmp_path, second_opinion=True) as desk:
+        for number, path in enumerate(("soon", "late", "never")):
+            await desk.buy(path=path)
+            if number < 1:
+                desk.land()
+        await desk.buy(path="liar", claims="5" * 88)
+        await desk.look()
+        desk.land(1)  # and is final when it is seen first
+        newest = await desk.home.row("SELECT max(last_valid_block_height) AS height FROM payments")
+        desk.finalize(newest["height"] + 9)
+        for _ in range(3):
+            await desk.home.service.reconciler.reconcile_once()
+            desk.chain.advance(32)
+        operator = Operator(desk.home)
+        numbers = {
+            key[1:]: number
+            for key, number in (await operator.metrics()).items()
+            if key[0] in ("autopay_payments_total", "autopay_spent_micro_usd_total")
+        }
+        provider = desk.seller.url
+        assert numbers == {
+            ("answer_lost", "in_doubt"): 3,
+            ("chain_confirmed", "paid"): 2,
+            ("", "paid"): 1,
+            ("proved_dead", "released"): 1,
+            ("proved_dead", "reversed"): 1,
+            ("shopper", provider, "USDC"): 3 * PRICE,
+        }
+        assert await desk.home.counters() == (2 * PRICE, 0)
 
 
 async def test_the_command_tells_what_it_finds(desk: Desk, tmp_path: Path) -> None:

@@ -48,6 +48,29 @@ async def test_an_index_that_forgets_what_it_showed(pair: Desk) -> None:
     assert pair.home.paid_on_chain() == PRICE
 
 
+async def test_an_index_that_once_shows_nothing_of_before(desk: Desk) -> None:
+    """What the account held before the payment is not on record, as after a restore, and can only
+    be told from its history: which is not there when it is asked for first."""
+    await desk.buy(path="1")
+    desk.land()
+    desk.chain.advance(33)
+    assert await desk.outcome() == "verified"
+    await desk.by_hand("DELETE FROM chain_balances")
+    await desk.by_hand("DELETE FROM chain_seen")
+    desk.home.service.reconciler._watches.clear()  # another process takes over
+    second = await desk.buy(path="2")
+    desk.net.node.faults.lies["getSignaturesForAddress"] = lambda _: []
+    desk.finalize(await desk.past(second) + 1)
+    assert await desk.outcome() == "held: not_conserved"
+    desk.net.node.faults.clear()
+    desk.chain.advance(32)
+    assert await desk.outcome() == "held: second_scan_due"
+    desk.chain.advance(160)
+    assert await desk.outcome() == "released"
+    assert await desk.home.counters() == (PRICE, 0)
+    assert desk.home.paid_on_chain() == PRICE
+
+
 async def test_one_of_two_hides_the_payment(pair: Desk) -> None:
     for number, node in enumerate((pair.net.node, pair.second[0])):
         await _hidden_by(pair, node, number)

@@ -24,7 +24,7 @@ SHOP = "https://api.example.com:443"
 QUOTE = "https://api.example.com/v1/quote"
 SEALED = "\\x01" + "5e" * 64
 
-_KINDS, _SUBJECTS = 10, 17  # the migrations that made them
+_KINDS, _SUBJECTS, _WINDOWS = 10, 17, 29  # the migrations that made them
 
 
 def u(number: int) -> str:
@@ -98,7 +98,18 @@ def rows() -> Iterator[tuple[str, Row]]:
             "allowed_targets": ["10.0.0.0/8"], "allowed_ports": [443], "version": 3,
             "updated_by": "ann", "updated_at": past[35],
         }  # fmt: skip
+        yield "policy_rules", {
+            "agent_id": agent, "provider": "api.example.com", "rules": {"per_call": "0.01"},
+            "updated_by": "ann", "updated_at": past[35],
+        }  # fmt: skip
         yield "agent_keys", {"agent_id": agent, "sealed_key": SEALED, "created_at": past[35]}
+    yield "policy_rules", {
+        "agent_id": None, "provider": None, "rules": {"daily": "3.00"}, "updated_by": "ann", "updated_at": past[35],
+    }  # fmt: skip
+    yield "policy_rules", {
+        "agent_id": None, "provider": "limits.example", "rules": {"rolling": {"7d": "9.00"}}, "updated_by": "ann",
+        "updated_at": past[35], "since": _WINDOWS,
+    }  # fmt: skip
     yield "api_keys", {
         "key_sha256": "\\x" + "ab" * 32, "name": "ops", "role": "operator", "created_by": "ann",
         "created_at": past[35], "expires_at": now.replace(year=now.year + 1, day=1).isoformat(),
@@ -161,12 +172,13 @@ def rows() -> Iterator[tuple[str, Row]]:
     day = {"agent_id": BOT, "created_at": past[0], "updated_at": past[0]}
     for counter in (
         {"scope": f"10/agent-day/{BOT}/{today}", "kind": "agent_day", "day": today,
-         "held_micros": spent(*OPEN), "spent_micros": spent(CONFIRMED), "paid_calls": 1},
+         "held_micros": spent(*OPEN), "held_calls": len(OPEN), "spent_micros": spent(CONFIRMED),
+         "paid_calls": 1},
         {"scope": f"10/agent-day/{BOT}/{then}", "kind": "agent_day", "day": then,
          "held_micros": 0, "spent_micros": spent(VERIFIED), "paid_calls": 1},
         {"scope": f"20/session/{BOT}/s1", "kind": "session", "session_id": "s1",
-         "held_micros": spent(DOUBTED), "spent_micros": spent(CONFIRMED), "paid_calls": 1,
-         "limit_micros": 800_000},
+         "held_micros": spent(DOUBTED), "held_calls": 1, "spent_micros": spent(CONFIRMED),
+         "paid_calls": 1, "limit_micros": 800_000},
         {"scope": f"30/trace/{BOT}/t9", "kind": "trace", "subject": "t9", "held_micros": 0,
          "spent_micros": 0, "paid_calls": 0, "since": _SUBJECTS},
         {"scope": f"70/fleet-day/{today}", "kind": "fleet_day", "agent_id": None, "day": today,
@@ -276,6 +288,35 @@ def rows() -> Iterator[tuple[str, Row]]:
     yield "chain_doubts", {
         "payment_id": DOUBTED, "why": "rpc_behind", "detail": "", "absent_since": 9, "alarmed": [],
         "created_at": past[0], "updated_at": past[0],
+    }  # fmt: skip
+    yield "pay_to_pins", {
+        "provider": SHOP, "network": DEVNET, "pay_to": WALLET, "accepted": True, "agent_id": BOT,
+        "updated_by": "first use", "refusals": 0, "created_at": past[35], "updated_at": past[35],
+    }  # fmt: skip
+    yield "losses", {
+        "payment_id": VERIFIED, "agent_id": BOT, "provider": SHOP, "day": then, "micros": 40_007,
+        "created_at": past[35],
+    }  # fmt: skip
+    yield "loss_counters", {
+        "day": then, "agent_id": BOT, "provider": SHOP, "lost_micros": 40_007, "lost_calls": 1,
+        "updated_at": past[35],
+    }  # fmt: skip
+    yield "approvals", {
+        "id": u(81), "agent_id": BOT, "state": "pending", "bound": "\\x" + "81" * 32, "provider": SHOP,
+        "method": "GET", "endpoint": QUOTE, "network": DEVNET, "asset": WALLET, "symbol": "USDC",
+        "pay_to": WALLET, "price_micros": 20_000, "asks": 1, "expires_at": now.replace(year=now.year + 1, day=1).isoformat(),
+        "note": "", "created_at": past[0], "updated_at": past[0],
+    }  # fmt: skip
+    yield "event_servers", {"system_identifier": 402, "told_from": past[35]}
+    yield "webhooks", {
+        "id": u(95), "url": "https://hooks.example.com/secret?secret", "sealed": SEALED, "types": ["alarm"],
+        "private": True, "active": True, "told_from": "3", "dropped": 0, "created_by": "ann",
+        "created_at": past[35], "updated_at": past[35],
+    }  # fmt: skip
+    yield "webhook_deliveries", {
+        "id": u(96), "webhook_id": u(95), "event_id": "3-" + u(71), "agent_id": BOT, "type": "alarm",
+        "payload": {"type": "alarm"}, "state": "waiting", "attempts": 1, "next_try": past[0],
+        "last_status": 500, "last_error": "it answered 500", "created_at": past[0],
     }  # fmt: skip
     yield "maintenance_tasks", {
         "task": "partitions", "succeeded_at": past[0], "details": {"made": 0},

@@ -167,7 +167,7 @@ KEY_OF = {
     "agents": "id", "api_requests": "id", "payments": "id", "chat_sessions": "id",
     "error_classifications": "code", "x402_traces": "agent_id+trace_id",
     "x402_payment_logs": "id", "receipt_chains": "agent_id", "receipt_links": "agent_id+seq",
-    "receipt_keys": "key_id",
+    "receipt_keys": "key_id", "webhooks": "id",
 }  # fmt: skip
 
 

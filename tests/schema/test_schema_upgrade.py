@@ -92,7 +92,8 @@ async def test_upgrade(old: str, vault: Vault, request: pytest.FixtureRequest) -
         after = await contents(connection, names)
         for table in names:
             was, now = _not_of_autopay(before[table]), _not_of_autopay(after[table])
-            if table == "audit_events":  # a migration that changes a row may leave events of it
+            # A migration that changes a row may leave events of it; and it may bring new words.
+            if table in ("audit_events", "error_classifications"):
                 assert all(row in now for row in was)
             else:
                 assert now == was, table

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from proxy.chains.solana import Wallet, WalletError
 from proxy.settings import NETWORK_IDS, Address, Settings, SettingsError, default_toml
+from proxy.wallets import load_wallets, low_balance, wallet_files
 
 
 @pytest.fixture
@@ -41,6 +43,33 @@ def test_without_any_file_the_defaults_hold(
     assert (settings.policy.per_call, settings.policy.daily) == (50_000, 1_000_000)
     assert settings.limits.replay_disk_bytes == 100 * 2**20
     assert settings.timeouts.connect == 10.0
+
+
+def test_wallets_have_names_and_files_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "autopay.toml"
+    file.write_text(
+        f'data_dir = "{tmp_path}"\n[wallet]\nlow_balance = "2"\n[wallets.research]\n'
+        f'[wallets.ops]\npath = "{tmp_path}/ops.json"\nlow_balance = "0.5"\n'
+    )
+    settings = Settings.load(file, {})
+    assert wallet_files(settings) == {
+        "default": tmp_path / "wallet.json",
+        "research": tmp_path / "wallet-research.json",
+        "ops": tmp_path / "ops.json",
+    }
+    names = ("default", "research", "ops")
+    assert [low_balance(settings, name) for name in names] == [2_000_000, 2_000_000, 500_000]
+    assert load_wallets(settings) == {}
+    Wallet.create(tmp_path / "ops.json")
+    (tmp_path / "ops.json").rename(tmp_path / "wallet.json")
+    assert load_wallets(settings).keys() == {"default"}
+    Wallet.load(tmp_path / "wallet.json").save(tmp_path / "ops.json")
+    with pytest.raises(WalletError, match="the wallets default and ops are the same key"):
+        load_wallets(settings)
+    for name, why in (("default", "is the name of the one under"), ("A b", "must be named by")):
+        file.write_text(f'[wallets."{name}"]\n')
+        with pytest.raises(SettingsError, match=why):
+            Settings.load(file, {})
 
 
 def test_the_file_is_found_here_then_in_the_configuration_directory(
@@ -213,7 +242,8 @@ def test_the_default_file_changes_nothing_and_explains_every_setting(file: Path)
 
     uncommented = re.sub(r"^#(?=[a-z_]+ = |\[)", "", default_toml(), flags=re.M)
     examples = (
-        r"^(data_dir|path|ca_file|key_file) = .*\n|^\[networks.mainnet\]\n.*\n|^\[providers[^[]*"
+        r"^(data_dir|path|ca_file|key_file) = .*\n|^\[networks.mainnet\]\n.*\n"
+        r"|^\[(providers|wallets)[^[]*"
     )
     assert load(file, re.sub(examples, "", uncommented, flags=re.M)) == load(file, "")
 

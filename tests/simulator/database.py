@@ -41,7 +41,7 @@ class SimDatabase:
         if life is not None and not life.alive:
             return await answer  # nobody is there any more to ask
         args = tuple(arg.name() if isinstance(arg, Here) else arg for arg in args)
-        kind = faults.statement()
+        kind = faults.statement(life)
         there, back = faults.database_latency(), faults.database_latency()
 
         def later(seconds: float, callback: Callable[..., None], *what: Any) -> None:

@@ -23,6 +23,8 @@ class Faults:
             "late": 0.03 * heat,
         }
         self.database_away = False
+        self.cut_off: set[object] = set()
+        """Processes that the database does not hear, nor they it; it believes that they live."""
         self.rpc_failing = random.choice([0.0, 0.05, 0.3])
         self.rpc_away = False
         self.lags: dict[str, int] = {}
@@ -41,11 +43,12 @@ class Faults:
         self.rpc_failing = self.forgetful = self.disordered = self.skips = self.lazy = 0.0
         self.forks = self.kills = 0.0
         self.lags = {}
+        self.cut_off.clear()
 
     # --- the database
 
-    def statement(self) -> Statement:
-        if self.database_away:
+    def statement(self, sender: object = None) -> Statement:
+        if self.database_away or sender in self.cut_off:
             return self.random.choice(["refused", "lost_request"])
         dice = self.random.random()
         for kind, chance in self.statements.items():

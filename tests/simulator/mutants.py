@@ -16,6 +16,7 @@ from proxy.reconciler import watch
 from proxy.wire.gate import PaymentRequired
 from tests.model import again
 from tests.model.memory import Memory
+from tests.simulator.world import World
 
 
 def release_on_error() -> AbstractContextManager[Any]:
@@ -92,6 +93,15 @@ def forgets_what_is_unwritten() -> AbstractContextManager[Any]:
     return patch.object(Again, "waits", waits)
 
 
+def takes_everybody_for_another() -> AbstractContextManager[Any]:
+    """An equal payment of another process is always somebody else's: nobody is asked."""
+
+    async def vouched(_self: Any, senders: Mapping[Any, Any]) -> set[Any]:
+        return set(senders)
+
+    return patch.object(World, "vouched", vouched)
+
+
 MUTANTS = {
     each.__name__: each
     for each in (
@@ -102,5 +112,6 @@ MUTANTS = {
         a_block_too_early,
         no_second_look,
         forgets_what_is_unwritten,
+        takes_everybody_for_another,
     )
 }

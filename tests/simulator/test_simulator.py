@@ -12,7 +12,7 @@ from tests.simulator.loop import Life, VirtualLoop
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.world import World
 
-SEED, RUNS = 1, 200
+SEED, RUNS = 1, 120
 
 
 def test_every_promise_is_kept() -> None:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -25,10 +25,12 @@ from policies import Policy
 from proxy import again, entries
 from proxy import exchange as exchange_module
 from proxy.again import Again, Terms
+from proxy.awaited import Awaited
 from proxy.chains.solana import accounts, blockhash, message
 from proxy.chains.solana import chain as chain_module
 from proxy.chains.solana.chain import SolanaChain
 from proxy.chains.solana.wallet import Wallet
+from proxy.consent import Consent
 from proxy.exchange import Exchange
 from proxy.ledger import Agent, Ledger, LedgerUnavailable, ids, lane
 from proxy.ledger import ledger as ledger_module
@@ -41,7 +43,7 @@ from proxy.reconciler.books import Account
 from proxy.wire.gate import Delivery, Paid, Replayed, Whole
 from proxy.wire.problem import Problem
 from proxy.x402.networks import SOLANA_DEVNET
-from tests.model.memory import AgentRow, Memory, PaymentRow
+from tests.model.memory import AgentRow, Memory
 from tests.simulator.chain import Chain, SimRpc, Tx
 from tests.simulator.database import Here, SimDatabase
 from tests.simulator.faults import Faults
@@ -94,6 +96,7 @@ class Process:
     gone: asyncio.Event
     exchange: Exchange = field(init=False)
     ledger: Ledger = field(init=False)
+    awaited: Awaited = field(default_factory=Awaited)
 
 
 class World:
@@ -120,7 +123,7 @@ class World:
         self.policies: dict[UUID, Policy] = {}
         for agent in self.agents:
             tight = self.random.choice([1_000_000, 60_000])
-            row = AgentRow(daily=tight, session=self.random.choice([1_000_000, 40_000]))
+            row = AgentRow(agent.name, daily=tight, session=self.random.choice([1_000_000, 40_000]))
             self.memory.state.agents[str(agent.id)] = row
         self._tell_policies()
         self.sharp = self.random.random() < 0.04
@@ -160,7 +163,7 @@ class World:
 
     async def _live(self) -> None:
         self.loop.on_death = self._died
-        for _ in range(self.random.choice([1, 1, 2])):
+        for _ in range(self.random.choice([1, 2, 2])):
             await self._start()
         tasks = [
             self.loop.create_task(work)
@@ -243,7 +246,8 @@ class World:
             chains,
             counts,
             cipher,  # type: ignore[arg-type]
-            Again(ledger, kept, chains, counts, terms),
+            Again(ledger, kept, chains, counts, terms, process.awaited, self),
+            Consent(database),
         )
         urls = ["http://one", "http://two"] if self.second_opinion else ["http://one"]
         reconciler = Reconciler(
@@ -256,10 +260,27 @@ class World:
         await chain.start()
         await reconciler.start()
 
+    # As the other processes on the same database.
+
+    async def vouched(self, senders: Mapping[UUID, UUID]) -> set[UUID]:
+        """A question and an answer, either of which may be lost."""
+        vouched = set()
+        for payment_id, sender in senders.items():
+            await asyncio.sleep(self.faults.database_latency())
+            (asked,) = (each for each in self.processes if each.instance == sender)
+            heard = asked.life.alive and self.faults.statement(asked.life) == "ok"
+            if heard and asked.awaited.vouches(payment_id):
+                vouched.add(payment_id)
+        await asyncio.sleep(self.faults.database_latency())
+        self.trace.tell(LIFE.get(), "asked for", len(senders), "of them waited for", len(vouched))
+        return vouched
+
     # As the exchange's directory and providers.
 
-    def policy(self, agent: Agent) -> Policy:
+    def policy_at(self, agent: Agent, _place: object) -> Policy:
         return self.policies[agent.id]
+
+    def shadow_at(self, _agent: Agent, _place: object) -> None: ...
 
     def quoted(self, _provider: str, _price: int) -> None: ...
 
@@ -357,7 +378,11 @@ class World:
             await asyncio.sleep(self.random.expovariate(1 / 15.0))
             if self.calm:
                 return
-            match self.random.randrange(6):
+            match self.random.randrange(8):
+                case 6 | 7:
+                    faults.cut_off.clear()
+                    if self.random.random() < 0.7:
+                        faults.cut_off.add(self.random.choice(self.processes).life)
                 case 0:
                     faults.database_away = not faults.database_away
                 case 1:
@@ -442,19 +467,12 @@ class World:
         for key, other in self.memory.state.payments.items():
             if (
                 key != args["payment_id"]
-                and not self._untold(other, args)
                 and other.status in OPEN
                 and other.args["agent_id"] == args["agent_id"]
                 and other.args["request_key"] == args["request_key"]
                 and other.args["client_signature"] in with_shops
             ):
                 self.opened.append((args["payment_id"], key))
-
-    def _untold(self, other: PaymentRow, args: dict[str, Any]) -> bool:
-        """A replica has not got its doubt to disk yet: another one can't know of it. Only an
-        Idempotency-Key helps there."""
-        elsewhere = other.instance is not None and other.instance != args["instance"]
-        return elsewhere and not other.in_doubt and self._lives(str(other.instance))
 
     # --- parts
 
@@ -530,7 +548,7 @@ class _Leadership:
         await asyncio.sleep(0.001)
         life, faults = LIFE.get(), self._world.faults
         assert life is not None
-        if faults.statement() != "ok":
+        if faults.statement(life) != "ok":
             self.close()
             raise LedgerUnavailable("the connection is gone", may_have_happened=False)
         return self._world.locks.setdefault(account, life) is life

@@ -312,6 +312,11 @@ class Gate:
     def retried(self, purchase: Purchase, note: RetryNote) -> None:
         self.retries.append(note)
 
+    async def standing(
+        self, agent: Agent, session: str | None, trace: str | None
+    ) -> Mapping[str, object]:
+        return {"agent": agent.name, "session": session, "trace": trace}
+
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         self.purchases.append(purchase)
         self.challenges.append(challenge)

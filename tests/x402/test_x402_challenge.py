@@ -36,6 +36,7 @@ def test_fixture(name, load_fixture):
         assert offer.raw == entries[wanted["index"]], "the raw entry is echoed as it came"
         assert offer.version == challenge.version
         seen = {
+            "scheme": offer.scheme,
             "network": offer.network,
             "symbol": offer.asset.symbol,
             "amount": offer.amount,

@@ -1,12 +1,14 @@
-"""One Solana network with one wallet: from an allowed offer to a signed authorization."""
+"""One Solana network and its wallets: from an allowed offer to a signed authorization."""
 
 import base64
 import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from cachetools import TTLCache
 from solders.pubkey import Pubkey
 
-from proxy.chains import Authorization, Unpayable
+from proxy.chains import DEFAULT_WALLET, Authorization, Unpayable
 from proxy.x402 import Offer
 
 from . import message
@@ -21,21 +23,35 @@ _REMEMBER_MESSAGES = 180.0
 _TRIES_FOR_A_NEW_MESSAGE = 8
 # What a facilitator needs to look at a payment and to bring it to a leader.
 _BLOCKS_TO_SPARE = 10
+_NONE: Mapping[str, Wallet] = MappingProxyType({})
 
 
 class SolanaChain:
     """Implements `proxy.chains.Chain`. Without a wallet it refuses every payment, clearly."""
 
     def __init__(
-        self, network: str, wallet: Wallet | None, rpc_url: str, *, rpc_timeout: float = 5.0
+        self,
+        network: str,
+        wallet: Wallet | None,
+        rpc_url: str,
+        *,
+        named: Mapping[str, Wallet] = _NONE,
+        rpc_timeout: float = 5.0,
     ) -> None:
-        """`network`: CAIP-2 id; `rpc_timeout`: seconds. Raises ValueError for a bad URL."""
+        """`network`: CAIP-2 id; `wallet`: the default one; `named`: the others, by name;
+        `rpc_timeout`: seconds. Raises ValueError for a bad URL."""
         self.network = network
         self.wallet = wallet
+        self._wallets = dict(named) if wallet is None else {DEFAULT_WALLET: wallet, **named}
         self.rpc = Rpc(rpc_url, timeout=rpc_timeout)
         self._blockhashes = Blockhashes(self.rpc.latest_blockhash)
         self._accounts = TokenAccounts(self.rpc.accounts)
         self._not_unique: TTLCache[bytes, None] = TTLCache(8192, _REMEMBER_MESSAGES)
+
+    @property
+    def wallets(self) -> Mapping[str, str]:
+        """Name → address."""
+        return {name: wallet.address for name, wallet in self._wallets.items()}
 
     @property
     def rpc_calls(self) -> int:
@@ -57,7 +73,7 @@ class SolanaChain:
 
     async def start(self) -> None:
         """Begin to keep a fresh blockhash at hand."""
-        if self.wallet is not None:
+        if self._wallets:
             await self._blockhashes.start()
 
     async def close(self) -> None:
@@ -67,17 +83,21 @@ class SolanaChain:
         await self.rpc.close()
 
     async def prepare(
-        self, offer: Offer, *, with_memo: bool = True, fresh_after: str | None = None
+        self,
+        offer: Offer,
+        *,
+        wallet: str | None = None,
+        with_memo: bool = True,
+        fresh_after: str | None = None,
     ) -> Authorization:
         """Build, check and sign a payment of exactly `offer`; see `proxy.chains.Chain`."""
         if offer.network != self.network:
             raise Unpayable("network_not_configured", "the offer is for a network not set up here")
-        if self.wallet is None:
-            raise Unpayable("no_wallet", "there is no wallet to pay from")
-        transfer = message.transfer_of(offer, self.wallet.pubkey)
+        payer = self._payer(wallet)
+        transfer = message.transfer_of(offer, payer.pubkey)
         await self._accounts.take(transfer, offer.asset)
         try:
-            return await self._sign(self.wallet, offer, transfer, with_memo, fresh_after)
+            return await self._sign(payer, offer, transfer, with_memo, fresh_after)
         except BaseException:
             self._accounts.give_back(transfer.source, transfer.amount)
             raise
@@ -85,9 +105,21 @@ class SolanaChain:
     def discard(self, authorization: Authorization) -> None:
         """Take back what `prepare` counted as gone: this authorization will never be sent."""
         self._not_unique.pop(authorization.message_sha256, None)
-        if self.wallet is not None:
-            source = Pubkey.from_string(authorization.source_account)
-            self._accounts.give_back(source, authorization.amount)
+        source = Pubkey.from_string(authorization.source_account)
+        self._accounts.give_back(source, authorization.amount)
+
+    def _payer(self, name: str | None) -> Wallet:
+        """The wallet of that name, and never another in its place."""
+        wallet = self._wallets.get(name or DEFAULT_WALLET)
+        if wallet is not None:
+            return wallet
+        if name in (None, DEFAULT_WALLET):
+            raise Unpayable("no_wallet", "there is no wallet to pay from")
+        raise Unpayable(
+            "wallet_not_configured",
+            f"This is to be paid from the wallet {name}, by the policy, and there is no such wallet"
+            " here; no other pays in its place.",
+        )
 
     async def _sign(
         self,

@@ -19,7 +19,7 @@ def read_transaction(answer: Any, signature: str, account: str, level: Level) ->
     Raises ValueError for an answer that is not whole, or that is not this transaction, signed.
     """
     try:
-        tx = _decoded(answer["transaction"])
+        tx = decoded(answer["transaction"])
         meta = answer["meta"]
         keys = [str(key) for key in tx.message.account_keys] + _loaded(meta)
         if [str(tx.signatures[0])] != [signature] or not all(tx.verify_with_results()):
@@ -49,7 +49,8 @@ def whole(value: Any) -> int:
     return value
 
 
-def _decoded(value: Any) -> VersionedTransaction:
+def decoded(value: Any) -> VersionedTransaction:
+    """The `transaction` of getTransaction. Raises ValueError or TypeError."""
     data, encoding = value
     if encoding != "base64":
         raise ValueError("asked for base64")

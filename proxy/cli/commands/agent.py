@@ -12,15 +12,18 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from policies import Policy, PolicyError, format_usd, parse_usd
 from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError
 from proxy.cli.handout import handout, mount_url, proxy_url
+from proxy.cli.questions import life
 from proxy.cli.render import dollars, moment, say, table
 from proxy.ledger import agents
-from proxy.ledger.agents import AgentInfo
+from proxy.ledger.agents import AgentInfo, NewAgent
+from proxy.records import plain
 from proxy.settings import Settings
 from proxy.store import Store
 
@@ -29,6 +32,7 @@ Action = Callable[[argparse.Namespace, Settings, Store], Coroutine[Any, Any, Non
 _LISTS = ("allowed_endpoints", "allowed_pay_to", "allowed_assets", "allowed_networks")
 _EMPTY = dict.fromkeys(_LISTS, "any") | {"allowed_targets": "none", "allowed_ports": "usual"}
 _BY = "autopay agent"
+_LONGEST_GRACE = 30 * 86_400
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +43,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--json", action="store_true", help="for machines")
     policy = _policy_arguments()
 
-    def action(word: str, what: str, act: Action, *parents: argparse.ArgumentParser) -> None:
+    def action(
+        word: str, what: str, act: Action, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         one = actions.add_parser(word, help=what, description=what, parents=parents)
         one.set_defaults(act=act)
+        return one
 
     capture = argparse.ArgumentParser(add_help=False)
     capture.add_argument(
@@ -55,7 +62,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     action("set", "change what is given of an agent's policy", _set, name, policy, capture)
     action("freeze", "let an agent pay nothing until further notice", _freeze, name)
     action("unfreeze", "let a frozen agent pay again", _unfreeze, name)
-    action("rotate", "give an agent a new token; the old one ends", _rotate, name, machine)
+    rotate = action("rotate", "give an agent a new token; the others end", _rotate, name, machine)
+    rotate.add_argument(
+        "--grace",
+        type=_grace,
+        default=timedelta(),
+        metavar="SECONDS",
+        help="let the others hold for so long (default: they end at once)",
+    )
+    rotate.add_argument(
+        "--expires",
+        type=life,
+        metavar="TIME",
+        help="the new one ends by itself, like 30d, 12h or 45m",
+    )
     action("remove", "end an agent and its token; its books stay", _remove, name)
 
 
@@ -78,13 +98,18 @@ async def _add(options: argparse.Namespace, settings: Settings, store: Store) ->
     if not options.json:
         say(f"Agent {options.name} may spend {_limits(policy)}.")
         _say_capture(options)
-    _hand_out(options, settings, new.token)
+    _hand_out(options, settings, new)
 
 
 async def _rotate(options: argparse.Namespace, settings: Settings, store: Store) -> None:
-    _hand_out(
-        options, settings, await agents.rotate_token(store.database, store.vault, options.name)
+    new = await agents.rotate_token(
+        store.database, store.vault, options.name, grace=options.grace, lives=options.expires
     )
+    if not options.json and options.grace:
+        say(f"Its other tokens end {options.grace.total_seconds():.0f} seconds from now.")
+    if not options.json and new.expires_at is not None:
+        say(f"The new one ends by itself at {moment(new.expires_at)} UTC.")
+    _hand_out(options, settings, new)
 
 
 async def _set(options: argparse.Namespace, _settings: Settings, store: Store) -> None:
@@ -142,7 +167,8 @@ async def _list(options: argparse.Namespace, _settings: Settings, store: Store) 
         say("No agents yet; run: autopay agent add NAME")
 
 
-def _hand_out(options: argparse.Namespace, settings: Settings, token: str) -> None:
+def _hand_out(options: argparse.Namespace, settings: Settings, new: NewAgent) -> None:
+    token = new.token
     if not options.json:
         say(handout(settings, options.name, token))
         return
@@ -151,6 +177,7 @@ def _hand_out(options: argparse.Namespace, settings: Settings, token: str) -> No
             {
                 "agent": options.name,
                 "token": token,
+                "expires_at": None if new.expires_at is None else plain(new.expires_at),
                 "proxy_url": proxy_url(settings, options.name, token),
                 "mount_urls": {
                     name: mount_url(settings, token, name) for name in settings.providers
@@ -239,6 +266,12 @@ def _usd(text: str) -> int:
         return parse_usd(text)
     except PolicyError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _grace(text: str) -> timedelta:
+    if not (text.isascii() and text.isdecimal() and int(text) <= _LONGEST_GRACE):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds of at most 30 days")
+    return timedelta(seconds=int(text))
 
 
 def _port(text: str) -> int:

@@ -6,9 +6,11 @@ What is there already is left as it is, so running it again is safe.
 
 import argparse
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from proxy import paths
+from proxy.chains import DEFAULT_WALLET
 from proxy.chains.solana import Wallet
 from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError
@@ -18,6 +20,7 @@ from proxy.launch.trust import authority_of
 from proxy.ledger import agents
 from proxy.receipts.keys import KEY_NAME, ReceiptKey
 from proxy.settings import Settings, default_toml
+from proxy.wallets import wallet_files
 
 FIRST_AGENT = "default"
 
@@ -32,8 +35,12 @@ def run(options: argparse.Namespace) -> int:
     _line("settings", str(file), "new: every line is a comment" if is_new else "kept")
     paths.private_directory(settings.data_dir)
     _line("data", str(settings.data_dir))
-    wallet, is_new = _wallet(settings)
-    _line("wallet", f"{wallet.address}", f"new, in {settings.wallet_path}" if is_new else "kept")
+    wallets = {}
+    for name, path in wallet_files(settings).items():
+        wallets[name], is_new = _wallet(path)
+        whose = "" if name == DEFAULT_WALLET else f"{name}, "
+        remark = f"{whose}new, in {path}" if is_new else f"{whose}kept"
+        _line("wallet", wallets[name].address, remark)
     authority, is_new = authority_of(settings.data_dir)
     _line("ca", f"SHA-256 {authority.fingerprint[:16]}…", "new" if is_new else "kept")
     path = settings.data_dir / KEY_NAME
@@ -41,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     key = ReceiptKey.load_or_make(path)
     _line("receipts", f"signed by {key.key_id.hex()[:16]}…", "new" if is_new else "kept")
     asyncio.run(_first_agent(settings))
-    say(f"\n{_how_to_fund(wallet, settings)}")
+    say(f"\n{_how_to_fund(wallets, settings)}")
     say("\nThen:  autopay serve")
     return 0
 
@@ -63,10 +70,10 @@ def _settings_file(config: Path | None) -> tuple[Path, bool]:
     return file, True
 
 
-def _wallet(settings: Settings) -> tuple[Wallet, bool]:
-    if settings.wallet_path.exists():
-        return Wallet.load(settings.wallet_path), False
-    return Wallet.create(settings.wallet_path), True
+def _wallet(path: Path) -> tuple[Wallet, bool]:
+    if path.exists():
+        return Wallet.load(path), False
+    return Wallet.create(path), True
 
 
 async def _first_agent(settings: Settings) -> None:
@@ -93,11 +100,13 @@ async def _first_agent(settings: Settings) -> None:
     say(f"\n{handout(settings, FIRST_AGENT, new.token)}")
 
 
-def _how_to_fund(wallet: Wallet, settings: Settings) -> str:
+def _how_to_fund(wallets: Mapping[str, Wallet], settings: Settings) -> str:
     lines = [
-        "To pay, the wallet needs tokens (no SOL: sellers' facilitators pay the network's fees).",
-        f"Send them to  {wallet.address}",
+        "To pay, the wallet needs tokens (no SOL: sellers' facilitators pay the network's fees)."
     ]
+    for name, wallet in wallets.items():
+        whose = "" if name == DEFAULT_WALLET else f"  ({name})"
+        lines.append(f"Send them to  {wallet.address}{whose}")
     if "devnet" in settings.networks:
         lines.append("  devnet   USDC for nothing: https://faucet.circle.com (Solana Devnet)")
     if "mainnet" in settings.networks:

@@ -8,21 +8,18 @@ and goes into the header  Authorization: Bearer KEY
 import argparse
 import asyncio
 import json
-import re
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from typing import Any
 
 from proxy.admin import Keys, Role
 from proxy.cli.books import existing_store
+from proxy.cli.questions import life
 from proxy.cli.render import json_line, moment, say, table
 from proxy.settings import Settings
 
 Action = Callable[[argparse.Namespace, Keys], Coroutine[Any, Any, None]]
 
 _BY = "autopay key"
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-_MOST_DAYS = 3650
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--role", required=True, choices=[role.value for role in Role], help="what it may do"
     )
     create.add_argument(
-        "--expires", type=_life, metavar="TIME", help="ends by itself, like 30d, 12h or 45m"
+        "--expires", type=life, metavar="TIME", help="ends by itself, like 30d, 12h or 45m"
     )
     action("list", "show the keys", _list, machine)
     action("revoke", "end a key, at once", _revoke, name)
@@ -96,13 +93,3 @@ async def _list(options: argparse.Namespace, keys: Keys) -> None:
 async def _revoke(options: argparse.Namespace, keys: Keys) -> None:
     await keys.revoke(options.name)
     say(f"Key {options.name} is worth nothing any more.")
-
-
-def _life(text: str) -> timedelta:
-    match = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    life = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
-    if not timedelta() < life <= timedelta(days=_MOST_DAYS):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no time of at most {_MOST_DAYS} days; write it like 30d, 12h or 45m"
-        )
-    return life

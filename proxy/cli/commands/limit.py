@@ -19,11 +19,11 @@ from typing import Any
 from policies import PolicyError, format_usd, parse_usd
 from proxy.cli.books import existing_store, open_books
 from proxy.cli.errors import CommandError
+from proxy.cli.origins import origin_key
 from proxy.cli.render import dollars, moment, say, table
 from proxy.ledger import ceilings
 from proxy.ledger.ceilings import ALL, Ceiling, Kind
 from proxy.settings import Settings
-from proxy.wire.routes import origin_of
 
 _WORDS: dict[Kind, str] = {
     "fleet_day": "everything",
@@ -103,17 +103,9 @@ def _subject(options: argparse.Namespace) -> tuple[Kind, str]:
                 "an agent's own daily limit is in its policy: autopay agent set NAME --daily USD"
             )
         return "fleet_day", ALL
-    subject = options.provider if options.provider == ALL else _origin(options.provider)
+    given = options.provider
+    subject = given if given == ALL else origin_key(given, f"--provider {given}", ", or *")
     return ("provider_day" if options.agent is None else "agent_provider_day"), subject
-
-
-def _origin(url: str) -> str:
-    try:
-        if url.startswith(("http://", "https://")) and (origin := origin_of(url)).host:
-            return origin.key
-    except ValueError as error:  # of the port
-        raise CommandError(f"--provider {url}: {error}") from None
-    raise CommandError(f"--provider {url}: a provider's URL starts with http:// or https://, or *")
 
 
 def _said(kind: Kind, subject: str, agent: str | None) -> str:

@@ -8,11 +8,11 @@ import argparse
 import asyncio
 import signal
 
-from proxy.chains.solana import Wallet
 from proxy.cli.errors import CommandError, refusal
 from proxy.cli.render import say
 from proxy.localnet import Localnet
 from proxy.settings import Settings
+from proxy.wallets import load_wallets
 
 FUNDS = 100_000_000  # of each token, atomic units: 100 dollars
 
@@ -29,12 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="ADDRESS",
         help="give 100 USDC and 100 CASH to this address; may be repeated "
-        "(default: to autopay's own wallet, if there is one)",
+        "(default: to autopay's own wallets, if there are any)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    addresses = options.fund if options.fund is not None else _own_wallet(options)
+    addresses = options.fund if options.fund is not None else _own_wallets(options)
     try:
         asyncio.run(_run(options.port, addresses))
     except OSError as error:
@@ -68,6 +68,5 @@ async def _run(port: int, addresses: list[str]) -> None:
         await stopped.wait()
 
 
-def _own_wallet(options: argparse.Namespace) -> list[str]:
-    path = Settings.load(options.config).wallet_path
-    return [Wallet.load(path).address] if path.exists() else []
+def _own_wallets(options: argparse.Namespace) -> list[str]:
+    return [wallet.address for wallet in load_wallets(Settings.load(options.config)).values()]

@@ -1,14 +1,16 @@
-"""Is everything well? Exit status 0 if the proxy answers, can reach its database and has a wallet;
-1 if not."""
+"""Is everything well? Exit status 0 if the proxy answers, can reach its database and has its
+wallets; 1 if not."""
 
 import argparse
 import asyncio
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from policies import format_usd
 from proxy import __version__, paths
+from proxy.chains import DEFAULT_WALLET
 from proxy.chains.solana import Wallet
 from proxy.chains.solana.wallet import WalletError
 from proxy.cli.books import existing_store
@@ -18,12 +20,14 @@ from proxy.cli.render import dollars, moment, say, table
 from proxy.ledger import LedgerError, history, seals
 from proxy.ledger.history import OpenPayment, Rejection, Today
 from proxy.ledger.seals import Unaccepted
+from proxy.ledger.wallets import Held, held
 from proxy.paths import PathError
 from proxy.postgres import PostgresError
 from proxy.reconciler.standing import standing
 from proxy.settings import Address, Settings
 from proxy.store import Store
 from proxy.vault import VaultError
+from proxy.wallets import load_wallets, wallet_files
 
 ANSWER_SECONDS = 3.0
 MOST_IN_DOUBT = 1000
@@ -46,6 +50,7 @@ class Books:
     in_doubt: list[OpenPayment] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     unaccepted: tuple[Unaccepted, ...] = ()
+    held: list[Held] = field(default_factory=list)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +67,7 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
     findings = [
         await _listener("proxy", settings.listen.proxy),
         await _listener("mounts", settings.listen.mounts),
-        _wallet(settings),
+        *_wallets(settings),
     ]
     if settings.listen.admin is not None:
         findings.append(await _listener("admin", settings.listen.admin))
@@ -97,14 +102,20 @@ async def _listener(what: str, address: Address) -> Finding:
     return Finding(what, True, f"{address} answers")
 
 
-def _wallet(settings: Settings) -> Finding:
-    if not settings.wallet_path.exists():
-        words = f"there is none at {settings.wallet_path}; run: autopay init"
-        return Finding("wallet", False, words)
+def _wallets(settings: Settings) -> list[Finding]:
+    return [
+        _wallet("wallet" if name == DEFAULT_WALLET else f"wallet-{name}", path)
+        for name, path in wallet_files(settings).items()
+    ]
+
+
+def _wallet(what: str, path: Path) -> Finding:
+    if not path.exists():
+        return Finding(what, False, f"there is none at {path}; run: autopay init")
     try:
-        return Finding("wallet", True, Wallet.load(settings.wallet_path).address)
+        return Finding(what, True, Wallet.load(path).address)
     except WalletError as error:
-        return Finding("wallet", False, str(error))
+        return Finding(what, False, str(error))
 
 
 async def _database(settings: Settings, books: Books) -> list[Finding]:
@@ -114,6 +125,7 @@ async def _database(settings: Settings, books: Books) -> list[Finding]:
             books.today = await history.today(database)
             books.in_doubt = await history.in_doubt(database, limit=MOST_IN_DOUBT)
             books.rejections = await history.rejections(database)
+            books.held = await held(database, [one.address for one in _keys(settings).values()])
             tokens = await _tokens(store, books)
             proofs = await standing(database)
     except (CommandError, LedgerError, PathError, PostgresError, VaultError) as error:
@@ -124,6 +136,14 @@ async def _database(settings: Settings, books: Books) -> list[Finding]:
         tokens,
         Finding("proofs", proofs.well, proofs.words),
     ]
+
+
+def _keys(settings: Settings) -> dict[str, Wallet]:
+    """The wallets that can be read; of the others the findings tell."""
+    try:
+        return load_wallets(settings)
+    except WalletError:
+        return {}
 
 
 async def _tokens(store: Store, books: Books) -> Finding:
@@ -151,6 +171,15 @@ def _show(
         say(f"\nToday ({books.today[0].day}, UTC):")
         headings = ("AGENT", "STATE", ">SPENT", ">HELD", ">LEFT", ">DAILY LIMIT", ">PAID CALLS")
         say(table(headings, [_today_row(today) for today in books.today]))
+    if settings.wallets and books.held:
+        names = {wallet.address: name for name, wallet in _keys(settings).items()}
+        say("\nIn the wallets, as the running proxy saw it last:")
+        say(
+            table(
+                ("WALLET", "NETWORK", ">USDC", ">CASH", "", "SEEN (UTC)"),
+                [_held_row(names[one.address], one) for one in books.held],
+            )
+        )
     if books.unaccepted:
         say("\nTokens that are in the database and are not accepted:")
         rows = [[one.agent, str(one.tokens), one.why] for one in books.unaccepted]
@@ -181,6 +210,17 @@ def _today_row(today: Today) -> list[str]:
     ]
 
 
+def _held_row(name: str, held: Held) -> list[str]:
+    return [
+        name,
+        held.network,
+        f"{held.usdc:f}",
+        f"{held.cash:f}",
+        "low" if held.low else "",
+        moment(held.seen_at),
+    ]
+
+
 def _as_record(
     options: argparse.Namespace,
     settings: Settings,
@@ -195,6 +235,24 @@ def _as_record(
         "data_dir": str(settings.data_dir),
         "networks": list(settings.networks),
         **{one.what: {"well": one.well, "detail": one.words} for one in findings},
+        "wallets": [
+            {
+                "name": name,
+                "address": wallet.address,
+                "balances": [
+                    {
+                        "network": one.network,
+                        "usdc": f"{one.usdc:f}",
+                        "cash": f"{one.cash:f}",
+                        "low": one.low,
+                        "seen_at": one.seen_at.isoformat(),
+                    }
+                    for one in books.held
+                    if one.address == wallet.address
+                ],
+            }
+            for name, wallet in _keys(settings).items()
+        ],
         "today": [
             {
                 "agent": today.agent,

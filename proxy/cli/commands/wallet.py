@@ -1,6 +1,7 @@
 """The key that payments are signed with. It is kept in a file that only you can read.
 
-A proxy that runs already keeps the wallet it started with: restart `autopay serve` after a change.
+There may be more than one, under [wallets] in the settings; policies name which of them pays.
+A proxy that runs already keeps the wallets it started with: restart `autopay serve` after a change.
 """
 
 import argparse
@@ -10,25 +11,39 @@ import sys
 from pathlib import Path
 
 from proxy import paths
+from proxy.chains import DEFAULT_WALLET
 from proxy.chains.solana import Wallet
 from proxy.chains.solana.wallet import WalletError
 from proxy.cli.balances import balances
 from proxy.cli.errors import CommandError
 from proxy.cli.render import say, table
 from proxy.settings import Settings
+from proxy.wallets import wallet_file, wallet_files
 
 MAX_KEY_CHARS = 4096
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
-    show = actions.add_parser("show", help="the address, and with --balance what is there")
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument(
+        "--wallet",
+        metavar="NAME",
+        default=DEFAULT_WALLET,
+        help="one of those under [wallets] in the settings (default: the one under [wallet])",
+    )
+    list_ = actions.add_parser("list", help="every wallet of the settings")
+    list_.set_defaults(act=_list)
+    show = actions.add_parser(
+        "show", parents=[which], help="the address, and with --balance what is there"
+    )
     show.add_argument("--balance", action="store_true", help="ask the networks of the settings")
     show.set_defaults(act=_show)
-    new = actions.add_parser("new", help="make a key; never overwrites one")
+    new = actions.add_parser("new", parents=[which], help="make a key; never overwrites one")
     new.set_defaults(act=_new)
     bring = actions.add_parser(
         "import",
+        parents=[which],
         help="take over a key, from a file or from stdin; never overwrites one",
         description="Reads a Solana CLI key file, a base58 secret as browser wallets export it, or "
         "a 32-byte seed in base58 or hex. Never an argument: those show in the process list.",
@@ -43,32 +58,44 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace, settings: Settings) -> None:
-    if not settings.wallet_path.exists():
+    path = wallet_file(settings, options.wallet)
+    if not path.exists():
+        name = "" if options.wallet == DEFAULT_WALLET else f" --wallet {options.wallet}"
         raise CommandError(
-            f"there is no wallet at {settings.wallet_path}; run: autopay wallet new (or import)"
+            f"there is no wallet at {path}; run: autopay wallet new{name} (or import)"
         )
-    wallet = Wallet.load(settings.wallet_path)
+    wallet = Wallet.load(path)
     say(wallet.address)
     if options.balance:
         rows = asyncio.run(balances(wallet, settings))
         say(table(("NETWORK", "TOKEN", ">BALANCE"), rows))
 
 
-def _new(_options: argparse.Namespace, settings: Settings) -> None:
-    _make_room(settings)
-    wallet = Wallet.create(settings.wallet_path)
-    say(f"{wallet.address}  (new, in {settings.wallet_path})")
+def _list(_options: argparse.Namespace, settings: Settings) -> None:
+    rows = [
+        (name, Wallet.load(path).address if path.exists() else "no key yet", str(path))
+        for name, path in wallet_files(settings).items()
+    ]
+    say(table(("NAME", "ADDRESS", "FILE"), rows))
+
+
+def _new(options: argparse.Namespace, settings: Settings) -> None:
+    path = wallet_file(settings, options.wallet)
+    _make_room(settings, path)
+    wallet = Wallet.create(path)
+    say(f"{wallet.address}  (new, in {path})")
 
 
 def _import(options: argparse.Namespace, settings: Settings) -> None:
+    path = wallet_file(settings, options.wallet)
     try:
         wallet = Wallet.from_text(_key_text(options.file))
     except WalletError as error:
         where = options.file or "stdin"
         raise CommandError(f"{where}: {error}") from None
-    _make_room(settings)
-    wallet.save(settings.wallet_path)
-    say(f"{wallet.address}  (imported, in {settings.wallet_path})")
+    _make_room(settings, path)
+    wallet.save(path)
+    say(f"{wallet.address}  (imported, in {path})")
 
 
 def _key_text(file: Path | None) -> str:
@@ -83,6 +110,6 @@ def _key_text(file: Path | None) -> str:
     return sys.stdin.read(MAX_KEY_CHARS)
 
 
-def _make_room(settings: Settings) -> None:
-    if settings.wallet.path is None:
+def _make_room(settings: Settings, path: Path) -> None:
+    if path.parent == settings.data_dir:
         paths.private_directory(settings.data_dir)

@@ -1,0 +1,432 @@
+-- Notices: what happened, in an order in which nothing is ever missed.
+
+-- In a transaction of its own no new value can be used: the functions below name it in their bodies
+-- only, which are read when they run.
+ALTER TYPE audit_event_type ADD VALUE IF NOT EXISTS 'BUDGET_ALERT';
+
+-- Events are committed in another order than that of their times or ids: whoever asked for all after
+-- the last one it has seen would miss those that were begun earlier and committed later. So a row
+-- says which transaction wrote it. Transactions below the oldest that still runs are all over, so what
+-- they wrote is complete: that far, and no further, events are told, in the order (xid, id).
+-- Rows from before have no place among them.
+ALTER TABLE audit_events ADD COLUMN IF NOT EXISTS xid xid8;
+ALTER TABLE audit_events ALTER COLUMN xid SET DEFAULT pg_current_xact_id();
+ALTER TABLE policy_decision_logs ADD COLUMN IF NOT EXISTS xid xid8;
+ALTER TABLE policy_decision_logs ALTER COLUMN xid SET DEFAULT pg_current_xact_id();
+COMMENT ON COLUMN audit_events.xid IS 'the transaction that wrote it; NULL from before there were notices';
+COMMENT ON COLUMN policy_decision_logs.xid IS 'the transaction that wrote it; NULL from before there were notices';
+CREATE INDEX IF NOT EXISTS idx_audit_events_told ON audit_events (xid, id) WHERE xid IS NOT NULL;
+-- A denial is told from its decision row: there is no second row for it.
+CREATE INDEX IF NOT EXISTS idx_policy_decision_logs_told ON policy_decision_logs (xid, id)
+    WHERE xid IS NOT NULL AND decision = 'deny';
+
+-- A server counts its transactions by itself, so what a restored backup says of another server's is
+-- nothing here: of rows with such numbers, only those from `told_from` on are told.
+CREATE TABLE IF NOT EXISTS event_servers (
+    system_identifier bigint PRIMARY KEY,
+    told_from         timestamptz NOT NULL
+);
+COMMENT ON TABLE event_servers IS 'the servers that this database has been on';
+SELECT open_table('event_servers', ARRAY['autopay_writer', 'autopay_reader', 'autopay_auditor', 'autopay_admin']);
+GRANT SELECT ON event_servers TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
+
+-- From when on events are told on this server.
+CREATE OR REPLACE FUNCTION events_since() RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_server bigint := (SELECT c.system_identifier FROM pg_control_system() c);
+BEGIN
+    INSERT INTO event_servers (system_identifier, told_from)
+    SELECT v_server, CASE WHEN EXISTS (
+            SELECT 1 FROM audit_events e WHERE e.xid > pg_current_xact_id()
+            UNION ALL
+            SELECT 1 FROM policy_decision_logs d WHERE d.decision = 'deny' AND d.xid > pg_current_xact_id())
+        THEN now() ELSE 'epoch' END
+     WHERE NOT EXISTS (SELECT 1 FROM event_servers s WHERE s.system_identifier = v_server)
+    ON CONFLICT DO NOTHING;
+    RETURN (SELECT s.told_from FROM event_servers s WHERE s.system_identifier = v_server);
+END $$;
+REVOKE ALL ON FUNCTION events_since() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION events_since() TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
+
+-- As before; and whoever listens hears at once of what is not routine. The routine of payments is left
+-- to be looked for: a NOTIFY makes every commit that has one wait for the one before it.
+CREATE OR REPLACE FUNCTION note_event(
+    p_agent_id uuid, p_type audit_event_type, p_related_id uuid, p_details jsonb,
+    p_severity audit_severity DEFAULT 'INFO'
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    INSERT INTO audit_events (agent_id, event_type, related_id, details, severity)
+    VALUES (coalesce(p_agent_id, '00000000-0000-0000-0000-000000000000'), p_type, p_related_id,
+            p_details, p_severity);
+    IF p_severity <> 'INFO' OR p_details ? 'code'
+       OR p_type::text NOT IN ('PAYMENT_STATUS', 'PAYMENT_SUCCESS', 'API_ACCESS') THEN
+        PERFORM pg_notify('autopay_events', '');
+    END IF;
+END $$;
+
+-- Webhooks: which events are sent where, by whichever proxy comes first.
+
+ALTER TYPE audit_event_type ADD VALUE IF NOT EXISTS 'WEBHOOK_CHANGE';
+
+CREATE TABLE IF NOT EXISTS webhooks (
+    id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    url        text NOT NULL CHECK (length(url) <= 2000 AND (url ~ '^https://' OR private AND url ~ '^http://')),
+    sealed     bytea NOT NULL CHECK (is_sealed(sealed, 32)),
+    types      text[] NOT NULL CHECK (cardinality(types) BETWEEN 1 AND 50),
+    private    boolean NOT NULL DEFAULT false,
+    active     boolean NOT NULL DEFAULT true,
+    reason     text CHECK (length(reason) <= 300),
+    told_from  xid8 NOT NULL DEFAULT pg_snapshot_xmin(pg_current_snapshot()),
+    dropped    bigint NOT NULL DEFAULT 0 CHECK (dropped >= 0),
+    created_by text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN webhooks.sealed IS 'the secret that its messages are signed with, 32 bytes, sealed for this id';
+COMMENT ON COLUMN webhooks.private IS 'it may lead to loopback or into a private network, and by plain http there';
+COMMENT ON COLUMN webhooks.reason IS 'why it is not active, where that was not an operator''s wish';
+COMMENT ON COLUMN webhooks.told_from IS 'what older transactions wrote is not sent';
+COMMENT ON COLUMN webhooks.dropped IS 'messages for which there was no room behind those that wait';
+DROP TRIGGER IF EXISTS webhooks_touch ON webhooks;
+CREATE TRIGGER webhooks_touch BEFORE UPDATE ON webhooks FOR EACH ROW EXECUTE FUNCTION touch_updated_at();
+
+-- Every path of change leaves an event. A webhook's path and query may be its secret: its host is told.
+CREATE OR REPLACE FUNCTION audit_webhook() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_row webhooks := coalesce(NEW, OLD);
+BEGIN
+    IF TG_OP = 'UPDATE' AND (NEW.url, NEW.types, NEW.private, NEW.active)
+                            IS NOT DISTINCT FROM (OLD.url, OLD.types, OLD.private, OLD.active) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM note_event(NULL, 'WEBHOOK_CHANGE', v_row.id, jsonb_strip_nulls(jsonb_build_object(
+        'change', CASE TG_OP WHEN 'INSERT' THEN 'added' WHEN 'DELETE' THEN 'removed' ELSE 'changed' END,
+        'host', substring(v_row.url FROM '^https?://(?:[^/?#]*@)?([^/?#]*)'), 'types', v_row.types,
+        'private', v_row.private, 'active', v_row.active, 'reason', v_row.reason,
+        'by', coalesce(nullif(current_setting('autopay.by', true), ''), session_user::text),
+        'origin', nullif(current_setting('autopay.origin', true), ''))), 'INFO');
+    RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS webhooks_audit ON webhooks;
+CREATE TRIGGER webhooks_audit AFTER INSERT OR UPDATE OR DELETE ON webhooks
+    FOR EACH ROW EXECUTE FUNCTION audit_webhook();
+
+-- A message to one webhook about one event. Its id is the message's, whichever attempt.
+CREATE TABLE IF NOT EXISTS webhook_deliveries (
+    id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    webhook_id  uuid NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    event_id    text NOT NULL,
+    agent_id    uuid NOT NULL REFERENCES agents (id) ON DELETE RESTRICT,
+    type        text NOT NULL,
+    payload     jsonb NOT NULL,
+    state       text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'failed')),
+    attempts    integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    next_try    timestamptz NOT NULL DEFAULT now(),
+    last_status integer,
+    last_error  text CHECK (length(last_error) <= 300),
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz,
+    UNIQUE (webhook_id, event_id),
+    CHECK ((state = 'waiting') = (finished_at IS NULL))
+);
+COMMENT ON COLUMN webhook_deliveries.next_try IS
+    'while an attempt is under way: from when on it is held to be lost, with the process that made it';
+CREATE INDEX IF NOT EXISTS idx_webhook_deliveries_due ON webhook_deliveries (webhook_id, next_try)
+    WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS idx_webhook_deliveries_finished ON webhook_deliveries (finished_at)
+    WHERE finished_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS idx_webhook_deliveries_newest ON webhook_deliveries (webhook_id, created_at DESC);
+CREATE INDEX IF NOT EXISTS idx_webhook_deliveries_agent ON webhook_deliveries (agent_id);
+
+-- How far events have been made messages of, for all webhooks. One row for ever.
+CREATE TABLE IF NOT EXISTS webhook_progress (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    xid    xid8 NOT NULL DEFAULT '0',
+    id     uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+);
+INSERT INTO webhook_progress DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- Makes messages of events: each of `p_messages` {webhook, event_id, agent_id, agent, type, payload} a
+-- delivery, and goes on from the place before them to the one behind. NULL, and nothing is done, if
+-- another proxy has been here since; else how many. A webhook that has `p_most` waiting gets no more.
+CREATE OR REPLACE FUNCTION queue_deliveries(
+    p_from_xid text, p_from_id uuid, p_to_xid text, p_to_id uuid, p_messages jsonb, p_most integer
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
+DECLARE
+    v_queued integer;
+BEGIN
+    UPDATE webhook_progress SET xid = p_to_xid::xid8, id = p_to_id
+     WHERE xid = p_from_xid::xid8 AND id = p_from_id;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF p_messages = '[]' THEN
+        RETURN 0;
+    END IF;
+    -- Held still until the end: no message names an agent that is being forgotten meanwhile.
+    PERFORM 1 FROM agents a WHERE a.id IN (SELECT (m ->> 'agent_id')::uuid FROM jsonb_array_elements(p_messages) m)
+      ORDER BY a.id FOR SHARE;
+    WITH wanted AS (
+        SELECT w.id AS webhook_id, m, n,
+               row_number() OVER (PARTITION BY w.id ORDER BY n)
+               + (SELECT count(*) FROM webhook_deliveries d
+                   WHERE d.webhook_id = w.id AND d.state = 'waiting') <= p_most AS fits
+          FROM jsonb_array_elements(p_messages) WITH ORDINALITY t (m, n)
+          JOIN webhooks w ON w.id = (m ->> 'webhook')::uuid AND w.active
+          JOIN agents a ON a.id = (m ->> 'agent_id')::uuid AND a.name = m ->> 'agent'
+    ), queued AS (
+        INSERT INTO webhook_deliveries (webhook_id, event_id, agent_id, type, payload)
+        SELECT webhook_id, m ->> 'event_id', (m ->> 'agent_id')::uuid, m ->> 'type', m -> 'payload'
+          FROM wanted WHERE fits ORDER BY n
+        ON CONFLICT (webhook_id, event_id) DO NOTHING RETURNING 1
+    ), counted AS (
+        UPDATE webhooks w SET dropped = w.dropped + x.dropped
+          FROM (SELECT webhook_id, count(*) AS dropped FROM wanted WHERE NOT fits GROUP BY 1) x
+         WHERE w.id = x.webhook_id
+    )
+    SELECT count(*) INTO v_queued FROM queued;
+    RETURN v_queued;
+END $$;
+
+-- What is waiting to be said about an agent is not said any more once it has to be forgotten.
+CREATE OR REPLACE FUNCTION forget_deliveries() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    DELETE FROM webhook_deliveries WHERE agent_id = NEW.id;
+    RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS agents_forget_deliveries ON agents;
+CREATE TRIGGER agents_forget_deliveries AFTER UPDATE OF erased_at ON agents
+    FOR EACH ROW WHEN (NEW.erased_at IS NOT NULL) EXECUTE FUNCTION forget_deliveries();
+
+SELECT open_table('webhooks', ARRAY['autopay_writer', 'autopay_admin']);
+SELECT open_table('webhook_deliveries', ARRAY['autopay_writer', 'autopay_admin']);
+SELECT open_table('webhook_progress', ARRAY['autopay_writer', 'autopay_admin']);
+GRANT SELECT ON webhooks, webhook_deliveries, webhook_progress TO autopay_writer, autopay_admin;
+GRANT UPDATE (active, reason) ON webhooks TO autopay_writer;
+GRANT UPDATE (state, attempts, next_try, last_status, last_error, finished_at), DELETE
+    ON webhook_deliveries TO autopay_writer;
+GRANT INSERT, UPDATE, DELETE ON webhooks TO autopay_admin;
+REVOKE ALL ON FUNCTION queue_deliveries(text, uuid, text, uuid, jsonb, integer), audit_webhook(),
+    forget_deliveries() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION queue_deliveries(text, uuid, text, uuid, jsonb, integer) TO autopay_writer;
+
+-- A breaker that opens concerns every agent, and so does its end.
+CREATE OR REPLACE FUNCTION audit_breaker() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF NEW.circuit_open_until > now() AND (TG_OP = 'INSERT'
+        OR OLD.circuit_open_until IS NULL OR OLD.circuit_open_until < now()) THEN
+        PERFORM note_event(NULL, 'CIRCUIT_BREAKER', NULL, jsonb_build_object(
+            'state', 'open', 'provider', NEW.id, 'open_until', NEW.circuit_open_until,
+            'failures', NEW.consecutive_failures, 'error', NEW.last_error), 'WARNING');
+    ELSIF TG_OP = 'UPDATE' AND NEW.circuit_open_until IS NULL AND OLD.circuit_open_until IS NOT NULL THEN
+        PERFORM note_event(NULL, 'CIRCUIT_BREAKER', NULL, jsonb_build_object(
+            'state', 'closed', 'provider', NEW.id), 'INFO');
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- Budget alerts: a counter that reaches 50, 80 or 100 % of its limit leaves one event for each, by
+-- itself, in the transaction that takes it there. A payment that passes several leaves that of the
+-- highest. 100 % is a counter that is full, or the first payment that was denied because it did not
+-- fit: what is left may be too little for any price. A limit that is raised later begins no new count.
+ALTER TABLE budget_counters ADD COLUMN IF NOT EXISTS alerted smallint NOT NULL DEFAULT 0;
+ALTER TABLE budget_counters DROP CONSTRAINT IF EXISTS budget_counters_alerted_check;
+ALTER TABLE budget_counters ADD CONSTRAINT budget_counters_alerted_check CHECK (alerted IN (0, 50, 80, 100));
+COMMENT ON COLUMN budget_counters.alerted IS 'the highest share of its limit, in percent, that somebody was told of';
+
+DROP FUNCTION IF EXISTS alert_budget(budget_counters, smallint, bigint);
+-- `p_payments`: what is used and the limit are numbers of payments.
+CREATE OR REPLACE FUNCTION alert_budget(
+    p_counter budget_counters, p_percent smallint, p_used bigint, p_limit bigint, p_payments boolean
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM note_event(p_counter.agent_id, 'BUDGET_ALERT', NULL, jsonb_strip_nulls(jsonb_build_object(
+        'percent', p_percent, 'window', p_counter.kind, 'day', p_counter.day,
+        'provider', CASE WHEN p_counter.kind::text NOT IN ('trace', 'wallet_day') THEN p_counter.subject END,
+        'used_micros', CASE WHEN NOT p_payments THEN p_used END, 'limit_micros', CASE WHEN NOT p_payments THEN p_limit END,
+        'used', CASE WHEN p_payments THEN p_used END, 'limit', CASE WHEN p_payments THEN p_limit END)),
+        CASE p_percent WHEN 50 THEN 'INFO' ELSE 'WARNING' END::audit_severity);
+END $$;
+
+-- 50, 80 or 100; 0 below, and where there is no limit.
+CREATE OR REPLACE FUNCTION budget_share(p_used bigint, p_limit bigint) RETURNS smallint
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN CASE WHEN p_used >= p_limit THEN 100 WHEN 5 * p_used >= 4 * p_limit THEN 80
+                WHEN 2 * p_used >= p_limit THEN 50 ELSE 0 END;
+END $$;
+
+-- As in 0029; and whoever rises is looked at for alerts.
+CREATE OR REPLACE FUNCTION guard_budget() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    v_kind   text := NEW.kind;
+    v_own    boolean := v_kind IN ('agent_day', 'session', 'trace');
+    v_stands bigint := NEW.spent_micros + NEW.held_micros;
+    v_calls  bigint := NEW.paid_calls + NEW.held_calls;
+    v_policy agent_policies;
+    v_limit  bigint;
+    v_most   bigint;
+    v_window record;
+    v_told   bigint;
+    v_share  smallint;
+BEGIN
+    IF v_own THEN
+        SELECT p.* INTO v_policy FROM agent_policies p WHERE p.agent_id = NEW.agent_id;
+    END IF;
+    v_limit := counter_limit(NEW, v_policy);
+    IF (v_own OR v_kind IN ('hour', 'day', 'month', 'lifetime')) AND EXISTS (SELECT 1 FROM policy_limits) THEN
+        SELECT least(v_limit, w.micros), w.payments INTO v_limit, v_most
+          FROM window_limit(NEW.agent_id, CASE WHEN NOT v_own THEN NEW.subject END,
+                            CASE v_kind WHEN 'agent_day' THEN 'day' ELSE v_kind END, NULL) w;
+    END IF;
+    v_told := v_limit;
+
+    IF current_setting('autopay.counting', true) IS DISTINCT FROM 'on' THEN
+        IF v_stands > v_limit OR v_calls > v_most OR v_limit IS NULL AND v_own THEN
+            RAISE EXCEPTION 'budget % would rise to % of % in % of %', NEW.scope, v_stands, v_limit, v_calls, v_most
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
+        ELSIF TG_OP = 'UPDATE' AND NEW.held_micros > OLD.held_micros AND NEW.held_calls <= OLD.held_calls THEN
+            RAISE EXCEPTION 'budget % would rise by no payment', NEW.scope
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
+        END IF;
+        IF v_kind = 'hour' THEN
+            FOR v_window IN
+                SELECT l.hours, w.micros, w.payments,
+                       s.spent + s.held + v_stands - CASE TG_OP WHEN 'UPDATE' THEN OLD.spent_micros + OLD.held_micros ELSE 0 END AS stands,
+                       s.calls + v_calls - CASE TG_OP WHEN 'UPDATE' THEN OLD.paid_calls + OLD.held_calls ELSE 0 END AS calls
+                  FROM (SELECT DISTINCT l.hours FROM policy_limits l
+                         WHERE l.win = 'rolling' AND l.provider IS NOT DISTINCT FROM NEW.subject
+                           AND (l.agent_id = NEW.agent_id OR l.agent_id IS NULL)) l,
+                       window_limit(NEW.agent_id, NEW.subject, 'rolling', l.hours) w,
+                       rolling_sum(NEW.agent_id, NEW.subject, l.hours, now()) s
+            LOOP
+                IF v_window.stands > v_window.micros OR v_window.calls > v_window.payments THEN
+                    RAISE EXCEPTION 'budget % over % h would rise to % of % in % of %', NEW.scope, v_window.hours,
+                        v_window.stands, v_window.micros, v_window.calls, v_window.payments
+                        USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
+                END IF;
+            END LOOP;
+        END IF;
+    ELSIF v_limit IS NOT NULL THEN
+        v_limit := greatest(v_limit, v_stands);
+    END IF;
+    -- Once without a limit, it may stand anywhere.
+    IF v_limit IS NULL THEN
+        NEW.top_limit_micros := 999999999999999999;
+    ELSE
+        NEW.top_limit_micros := greatest(NEW.top_limit_micros, v_limit);
+    END IF;
+    IF NEW.alerted < 100 AND (2 * v_stands >= v_told OR 2 * v_calls >= v_most) THEN
+        v_share := greatest(budget_share(v_stands, v_told), budget_share(v_calls, v_most));
+        IF v_share > NEW.alerted THEN
+            NEW.alerted := v_share;
+            IF v_share = budget_share(v_stands, v_told) THEN
+                PERFORM alert_budget(NEW, v_share, v_stands, v_told, false);
+            ELSE
+                PERFORM alert_budget(NEW, v_share, v_calls, v_most, true);
+            END IF;
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- A rolling window is no counter that could be full once: of it, the first denial of each day is told.
+CREATE OR REPLACE FUNCTION alert_denial() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
+DECLARE
+    v_counter  budget_counters;
+    v_payments boolean := NEW.reason = 'too_many_payments';
+BEGIN
+    SELECT * INTO v_counter FROM budget_counters c WHERE c.scope = NEW.scope;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    ELSIF v_counter.kind::text = 'rolling' THEN
+        IF v_counter.updated_at >= date_trunc('day', now(), 'UTC') AND v_counter.alerted = 100 THEN
+            RETURN NULL;
+        END IF;
+        v_counter.spent_micros := NEW.scope_spent_micros;
+        v_counter.held_micros := NEW.scope_held_micros;
+    ELSIF v_counter.alerted = 100 THEN
+        RETURN NULL;
+    END IF;
+    UPDATE budget_counters c SET alerted = 100, updated_at = now() WHERE c.scope = NEW.scope;
+    PERFORM alert_budget(v_counter, 100::smallint,
+        CASE WHEN v_payments THEN (NEW.facts ->> 'payments')::bigint ELSE v_counter.spent_micros + v_counter.held_micros END,
+        CASE WHEN v_payments THEN (NEW.facts ->> 'limit_payments')::bigint ELSE NEW.limit_micros END, v_payments);
+    RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS policy_decision_logs_alert ON policy_decision_logs;
+CREATE TRIGGER policy_decision_logs_alert AFTER INSERT ON policy_decision_logs FOR EACH ROW
+    WHEN (NEW.decision = 'deny' AND NEW.scope IS NOT NULL
+          AND (NEW.reason LIKE 'over\_%' AND NEW.reason <> 'over_per_call_limit' OR NEW.reason = 'too_many_payments'))
+    EXECUTE FUNCTION alert_denial();
+REVOKE ALL ON FUNCTION alert_budget(budget_counters, smallint, bigint, bigint, boolean),
+    budget_share(bigint, bigint), alert_denial() FROM PUBLIC;
+
+-- What an agent may know of itself: its limits, what is used of them, and why it was refused last. An
+-- agent that is bound to a session (`p_bound`) learns of no denial of another's. Reads, and no more.
+CREATE INDEX IF NOT EXISTS idx_policy_decision_logs_refused ON policy_decision_logs (agent_id, created_at DESC)
+    WHERE decision = 'deny';
+CREATE OR REPLACE FUNCTION agent_standing(p_agent_id uuid, p_session_id text, p_trace_id text, p_bound boolean)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
+DECLARE
+    v_today  date := (now() AT TIME ZONE 'UTC')::date;
+    v_policy agent_policies;
+BEGIN
+    SELECT p.* INTO v_policy FROM agent_policies p JOIN agents a ON a.id = p.agent_id
+     WHERE p.agent_id = p_agent_id AND a.is_active;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN jsonb_build_object(
+        'frozen', v_policy.frozen,
+        'halted', (SELECT s.halted OR s.timeline <> current_timeline() AND NOT s.failover_safe FROM spending s),
+        'version', policy_version(),
+        'per_call_micros', v_policy.per_call_limit_micros,
+        'windows', (
+            SELECT jsonb_agg(jsonb_build_object(
+                'window', CASE WHEN l.hours IS NULL THEN l.win ELSE l.hours || 'h' END,
+                'provider', l.provider, 'limit_micros', least(w.micros, CASE WHEN l.provider IS NULL THEN CASE l.win
+                    WHEN 'day' THEN v_policy.daily_limit_micros
+                    WHEN 'session' THEN least(v_policy.session_limit_micros, c.limit_micros)
+                    WHEN 'trace' THEN v_policy.trace_limit_micros END END),
+                'spent_micros', coalesce(r.spent, c.spent_micros, 0), 'held_micros', coalesce(r.held, c.held_micros, 0),
+                'limit_payments', w.payments, 'payments', coalesce(r.calls, c.paid_calls + c.held_calls, 0),
+                'resets_at', window_end(l.win, now()))
+                ORDER BY l.provider NULLS FIRST, array_position(
+                    ARRAY['hour', 'day', 'month', 'lifetime', 'session', 'trace', 'rolling'], l.win), l.hours)
+              FROM (SELECT 'day' AS win, NULL AS provider, NULL::smallint AS hours
+                    UNION SELECT 'session', NULL, NULL UNION SELECT 'trace', NULL, NULL
+                    UNION SELECT p.win, p.provider, p.hours FROM policy_limits p
+                     WHERE p.agent_id = p_agent_id OR p.agent_id IS NULL AND p.provider IS NULL) l
+              CROSS JOIN window_limit(p_agent_id, l.provider, l.win, l.hours) w
+              LEFT JOIN budget_counters c ON c.scope = CASE
+                    WHEN l.win = 'session' THEN session_scope(p_agent_id, p_session_id)
+                    WHEN l.win = 'trace' THEN trace_scope(p_agent_id, p_trace_id)
+                    WHEN l.win = 'day' AND l.provider IS NULL THEN agent_day_scope(p_agent_id, v_today)
+                    WHEN l.win <> 'rolling' THEN window_scope(l.win, p_agent_id, l.provider, now()) END
+              LEFT JOIN LATERAL rolling_sum(p_agent_id, l.provider, l.hours, now()) r ON l.win = 'rolling'
+             WHERE (l.win <> 'session' OR p_session_id IS NOT NULL) AND (l.win <> 'trace' OR p_trace_id IS NOT NULL)),
+        'denial', (
+            SELECT jsonb_build_object(
+                'code', d.reason, 'detail', d.detail, 'at', d.created_at, 'method', d.method,
+                'endpoint', d.endpoint, 'session', d.session_id, 'price_micros', d.quoted_price_micros,
+                'limit_micros', d.limit_micros, 'spent_micros', d.scope_spent_micros,
+                'held_micros', d.scope_held_micros, 'possible_again', d.resets_at, 'facts', d.facts)
+              FROM policy_decision_logs d
+             WHERE d.agent_id = p_agent_id AND d.decision = 'deny'
+               AND (NOT p_bound OR d.session_id = p_session_id)
+               AND d.created_at > now() - interval '31 days'
+             ORDER BY d.created_at DESC, d.xid DESC LIMIT 1));
+END $$;
+REVOKE ALL ON FUNCTION agent_standing(uuid, text, text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION agent_standing(uuid, text, text, boolean)
+    TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
