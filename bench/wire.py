@@ -89,6 +89,9 @@ class Open:
     def by_token(self, token: str) -> "Open | None":
         return None
 
+    def holder(self, token: str) -> Callable[[], "Open | None"]:
+        return lambda: self
+
     def admit(self, origin: Origin) -> "Open":
         return self
 

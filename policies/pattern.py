@@ -24,6 +24,7 @@ _PATTERN = re.compile(
 )
 _METHOD = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}")
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::(?P<port>[0-9]{1,5}))?")
+_ADDRESS = re.compile(r"\[.*\]|[0-9]+(\.[0-9]+){3}")
 _HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # Printable ASCII except what ends a path (? #) and what servers disagree on (space " < > \ `).
 _PATH = re.compile(r"/(?:[!$&-;=@A-Z\[\]^_a-z{|}~]|%[0-9A-Fa-f]{2})*")
@@ -160,24 +161,23 @@ def _authority_hint(authority: str) -> str:
 
 
 def canonical_host(host: str) -> str | None:
-    """Lower case, without the root's dot, IPv6 in its one short form; None if malformed."""
+    """Lower case, without the root's dot, IPv6 in its one short form, an IPv4 address mapped into
+    it as IPv4; None if malformed."""
     name = host.lower().removesuffix(".")
     if name.startswith("[") or ":" in name:
         try:
-            return f"[{ipaddress.IPv6Address(name.removeprefix('[').removesuffix(']'))}]"
+            address = ipaddress.IPv6Address(name.removeprefix("[").removesuffix("]"))
         except ValueError:
             return None
+        mapped = address.ipv4_mapped
+        return f"[{address}]" if mapped is None else str(mapped)
     labels = name.split(".")
     return name if all(_HOST_LABEL.fullmatch(label) for label in labels) else None
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is written as an IP address, with brackets or without."""
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    """Whether a host in its one spelling is an IP address: told as the database tells it."""
+    return _ADDRESS.fullmatch(host) is not None
 
 
 def _canonical_path(path: str) -> str | None:

@@ -26,7 +26,8 @@ class Provider:
         if asked is None:
             return False
         if self.host.startswith("."):
-            return asked.endswith(self.host) and asked != self.host
+            below = asked.endswith(self.host) and asked != self.host
+            return below and not is_address(asked)  # an address has no domain
         if asked != self.host:
             return False
         return self.scheme is None or (self.scheme, self.port) == (scheme.lower(), port)

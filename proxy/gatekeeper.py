@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Coroutine, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 from policies import PolicyError, parse_target
@@ -11,9 +11,10 @@ from proxy import refusals
 from proxy.capture import Capture
 from proxy.exchange import Exchange
 from proxy.ledger import Agent, Database, DecisionRow, Directory, Ledger, Retry
+from proxy.ledger.agents import token_hash
 from proxy.metrics import Counts
 from proxy.providers import BreakerOpen, Providers
-from proxy.standing import standing
+from proxy.standing import standing, unavailable
 from proxy.urls import shown_url
 from proxy.wire.egress import Leave
 from proxy.wire.gate import Agent as Asker
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS_UNDER_WAY = 1_000
 MOST_ASKING = 2  # questions of agents about themselves; the other connections are for payments
+ASKING_SECONDS = 2.0  # that such a question waits for its turn
 
 
 class Gatekeeper:
@@ -56,6 +58,9 @@ class Gatekeeper:
 
     def by_token(self, token: str) -> Agent | None:
         return self._directory.by_token(token)
+
+    def holder(self, token: str) -> Callable[[], Agent | None]:
+        return partial(self._directory.by_hash, token_hash(token))
 
     def admit(self, origin: Origin) -> Ticket:
         try:
@@ -129,8 +134,16 @@ class Gatekeeper:
         self, agent: Asker, session: str | None, trace: str | None
     ) -> Mapping[str, Any]:
         assert isinstance(agent, Agent)
-        async with self._asking:
-            return await standing(self._database, agent, session, trace)
+        try:
+            async with asyncio.timeout(ASKING_SECONDS):
+                await self._asking.acquire()
+        except TimeoutError as error:
+            raise unavailable() from error
+        # Who hangs up leaves the queue, but what was asked of the database is heard to its end:
+        # statements that are cut off go on there, and would be more than MOST_ASKING.
+        answer = asyncio.create_task(standing(self._database, agent, session, trace))
+        answer.add_done_callback(lambda _: self._asking.release())
+        return await asyncio.shield(answer)
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         # Who is bound to a session has its budget, and cannot leave it by naming another.

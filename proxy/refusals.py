@@ -1,10 +1,10 @@
 """What a program is told when it does not get its paid answer: what happened, what it cost, and
-what to do next. Nothing that a seller wrote gets in unless it has the shape of a code."""
+what to do next. Nothing that a seller wrote gets in unless it has the shape of a code, and nothing
+of what other agents spent or paid: of a limit that they share, a program learns the limit alone."""
 
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -15,33 +15,34 @@ from proxy.wire.problem import Problem
 
 _CODE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}", re.IGNORECASE)
 
+# The limits that agents share: what is used of them tells one agent what others spend.
+_SHARED = frozenset({"over_provider_limit", "over_wallet_limit", "over_fleet_limit"})
+_USED = "{spent} USD of {limit} USD are spent and {held} USD are held by payments under way"
+_USED_TOGETHER = "of {limit} USD, too little is left"
+
 _OVER = {
-    "over_daily_limit": "The price of {asked} USD does not fit into today's budget: {spent} USD"
-    " of {limit} USD are spent and {held} USD are held by payments under way.",
-    "over_session_limit": "The price of {asked} USD does not fit into the session's budget: {spent}"
-    " USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    "over_daily_limit": "The price of {asked} USD does not fit into today's budget: {used}.",
+    "over_session_limit": "The price of {asked} USD does not fit into the session's budget:"
+    " {used}.",
     "over_per_call_limit": "The price is {asked} USD; this agent may pay at most {limit} USD per"
     " call.",
-    "over_trace_limit": "The price of {asked} USD does not fit into the trace's budget: {spent} USD"
-    " of {limit} USD are spent and {held} USD are held by payments under way.",
+    "over_trace_limit": "The price of {asked} USD does not fit into the trace's budget: {used}.",
     "over_agent_provider_limit": "The price of {asked} USD does not fit into what this agent may"
-    " spend with this provider today: {spent} USD of {limit} USD are spent and {held} USD are"
-    " held.",
+    " spend with this provider today: {used}.",
     "over_provider_limit": "The price of {asked} USD does not fit into what may be spent with this"
-    " provider today, by all agents together: {spent} USD of {limit} USD are spent and {held} USD"
-    " are held.",
+    " provider today, by all agents together: {used}.",
     "over_wallet_limit": "The price of {asked} USD does not fit into what this wallet may spend"
-    " today: {spent} USD of {limit} USD are spent and {held} USD are held.",
+    " today: {used}.",
     "over_fleet_limit": "The price of {asked} USD does not fit into what all agents together may"
-    " spend today: {spent} USD of {limit} USD are spent and {held} USD are held.",
+    " spend today: {used}.",
     "over_hourly_limit": "The price of {asked} USD does not fit into what may be spent in this"
-    " hour: {spent} USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    " hour: {used}.",
     "over_monthly_limit": "The price of {asked} USD does not fit into what may be spent in this"
-    " month: {spent} USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    " month: {used}.",
     "over_lifetime_limit": "The price of {asked} USD does not fit into what may ever be spent:"
-    " {spent} USD of {limit} USD are spent and {held} USD are held by payments under way.",
+    " {used}.",
     "over_rolling_limit": "The price of {asked} USD does not fit into what may be spent in any such"
-    " span of hours: {spent} USD of {limit} USD are spent and {held} USD are held.",
+    " span of hours: {used}.",
     "too_many_payments": "As many payments as are allowed in this window were made, or are under"
     " way.",
     "frozen": "This agent's spending is frozen.",
@@ -72,13 +73,13 @@ def over_budget(refused: Refused, provider: str) -> Problem:
     """The ledger says no. `possible_again` is when the window ends, null where none does."""
     if refused.detail is not None and refused.code in _HELD_BACK:
         return _HELD_BACK[refused.code](refused, refused.detail, provider)
-    numbers = {
-        "asked": format_usd(refused.asked),
-        "limit": format_usd(refused.limit or 0),
-        "spent": format_usd(refused.spent or 0),
-        "held": format_usd(refused.held or 0),
-    }
-    text = _OVER.get(refused.code, "The budget does not allow this payment.").format(**numbers)
+    numbers = {"asked": format_usd(refused.asked), "limit": format_usd(refused.limit or 0)}
+    if refused.code not in _SHARED and not _of_all_agents(refused.detail):
+        numbers |= {
+            "spent": format_usd(refused.spent or 0),
+            "held": format_usd(refused.held or 0),
+        }
+    text = _sentence(refused.code, numbers) or "The budget does not allow this payment."
     when = _iso(refused.resets_at)
     return Problem(
         403,
@@ -96,22 +97,37 @@ def over_budget(refused: Refused, provider: str) -> Problem:
 
 
 def _window(detail: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Which limit of a layer it was: its window, of whom, and the number of payments in it."""
+    """Which limit of a layer it was: its window, of whom, and the number of payments in it, where
+    those are the agent's own."""
     if detail is None or "window" not in detail:
         return {}
     named = {"window": "window", "of": "limit_of", "provider": "pattern"}
-    numbers = ("payments", "limit_payments") if "limit_payments" in detail else ()
+    numbers: tuple[str, ...] = ()
+    if "limit_payments" in detail:
+        numbers = ("limit_payments",)
+        if not _of_all_agents(detail):
+            numbers = ("payments", "limit_payments")
     return {said: detail[name] for name, said in named.items() if name in detail} | {
         name: detail[name] for name in numbers
     }
 
 
+def _of_all_agents(detail: Mapping[str, Any] | None) -> bool:
+    """Whether a limit of a layer counts what all agents do."""
+    return detail is not None and detail.get("of") == "provider"
+
+
+def _sentence(code: str, numbers: Mapping[str, str]) -> str:
+    """`numbers` has no `spent` and `held` where they are not the agent's own."""
+    used = (_USED if "spent" in numbers else _USED_TOGETHER).format(**numbers)
+    return _OVER.get(code, "").format(used=used, **numbers)
+
+
 def words(code: str, numbers: Mapping[str, str]) -> str:
     """What the ledger's denial of this code means, with its `price`, `limit`, `spent` and `held`
-    in USD; "" for one that needs no more words than its name."""
-    text = _OVER.get(code, "")
-    asked = {"asked": numbers.get("price", "0"), "limit": "0", "spent": "0", "held": "0"}
-    return text.format(**asked | {name: numbers[name] for name in numbers if name in asked})
+    in USD, the last two only where they are the agent's own; "" for one that needs no more words
+    than its name."""
+    return _sentence(code, {"asked": numbers.get("price", "0"), "limit": "0"} | dict(numbers))
 
 
 def _pay_to_changed(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
@@ -130,57 +146,51 @@ def _pay_to_changed(refused: Refused, detail: Mapping[str, Any], provider: str) 
     )
 
 
-def _price_drift(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
-    last, most = format_usd(detail["last_micros"]), format_usd(refused.limit)
-    median = _usd(detail["median_micros"])
+def _price_drift(refused: Refused, _: Mapping[str, Any], provider: str) -> Problem:
+    """What was paid before was paid by others too: neither it nor a ratio that it follows from."""
+    asked, most = format_usd(refused.asked), format_usd(refused.limit)
     return Problem(
         403,
         "price_drift",
-        f"The price is {format_usd(refused.asked)} USD, which is too much beside what was paid here"
-        f" before: {last} USD the last time, {median} USD in the middle of the last"
-        f" {detail['payments']}. At most {most} USD may be paid. Nothing was paid. An operator can"
-        " change this agent's policy.",
-        {
-            "provider": provider,
-            "asked_usd": format_usd(refused.asked),
-            "limit_usd": most,
-            "last_usd": last,
-            "median_usd": median,
-            "payments": detail["payments"],
-            **{
-                name: detail[name]
-                for name in ("ratio_last", "max_ratio_last", "ratio_median", "max_ratio_median")
-                if name in detail
-            },
-        },
+        f"The price is {asked} USD, which is too much beside what was paid here before. At most"
+        f" {most} USD may be paid. Nothing was paid. An operator can change this agent's policy.",
+        {"provider": provider, "asked_usd": asked, "limit_usd": most},
     )
 
 
 def _over_loss_cap(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
-    lost, limit = format_usd(detail["lost_micros"]), format_usd(refused.limit)
+    asked, limit = format_usd(refused.asked), format_usd(refused.limit)
+    own = {} if _of_all_agents(detail) else {"lost_usd": format_usd(detail["lost_micros"])}
+    lost = f"{own['lost_usd']} USD were" if own else "Too much was"
     when = _iso(datetime.fromisoformat(detail["resets_at"]))
     return Problem(
         403,
         "over_loss_cap",
-        f"{lost} USD were paid today for what was not delivered, and the price of"
-        f" {format_usd(refused.asked)} USD could be lost too: at most {limit} USD may be. Nothing"
-        f" was paid. It is possible again from {when}. An operator can change this agent's policy.",
+        f"{lost} paid today for what was not delivered, and the price of {asked} USD could be lost"
+        f" too: at most {limit} USD may be. Nothing was paid. It is possible again from {when}. An"
+        " operator can change this agent's policy.",
         {
             "provider": provider,
-            "asked_usd": format_usd(refused.asked),
+            "asked_usd": asked,
             "limit_usd": limit,
-            "lost_usd": lost,
+            **own,
             "possible_again": when,
         },
     )
 
 
 def _approval_required(refused: Refused, detail: Mapping[str, Any], provider: str) -> Problem:
-    """`state`: pending, rejected, or too_many, where it was not even asked for."""
+    """`state`: pending, rejected; or too_many or body_unknown, where it was not even asked for."""
     state, approval = detail["state"], detail.get("approval")
     asked = format_usd(refused.asked)
     extra = {"provider": provider, "asked_usd": asked, "state": state}
-    if approval is None:
+    if state == "body_unknown":
+        text = (
+            f"The price of {asked} USD needs an operator's approval, and the provider asked for it"
+            " before it had the whole body, so that the request could not be known again. Nothing"
+            " was paid or asked for. Send it without Expect: 100-continue, or with a shorter body."
+        )
+    elif approval is None:
         text = (
             f"The price of {asked} USD needs an operator's approval, and too many payments of this"
             " agent wait for one already. Nothing was paid or asked for. Ask again when some are"
@@ -367,11 +377,6 @@ def breaker_open(provider: str, retry_after: int, last_error: str) -> Problem:
         {"provider": provider, "last_error": last_error, "retry_after": retry_after},
         ((b"Retry-After", b"%d" % retry_after),),
     )
-
-
-def _usd(micros: str) -> str:
-    """A median, which may lie between two micro-dollars."""
-    return format(Decimal(micros).scaleb(-6), "f")
 
 
 def _iso(moment: datetime | None) -> str | None:

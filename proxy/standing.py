@@ -30,13 +30,7 @@ async def standing(
     try:
         text = await database.fetchval(_ASK, agent.id, session, trace, bound)
     except LedgerError as error:
-        raise Problem(
-            503,
-            "ledger_unavailable",
-            "The ledger can't be reached, so what is left can't be told, and nothing is paid for"
-            " now. Requests that need no payment still go through.",
-            headers=((b"Retry-After", b"5"),),
-        ) from error
+        raise unavailable() from error
     if text is None:
         raise Problem(403, "unknown_agent", "This agent was removed. Nothing is paid for it.")
     found: dict[str, Any] = json.loads(text)
@@ -54,6 +48,17 @@ async def standing(
         "last_denial": None if found["denial"] is None else _denial(found["denial"]),
         "to_get_more": _MORE,
     }
+
+
+def unavailable() -> Problem:
+    """The ledger does not answer, or not in time."""
+    return Problem(
+        503,
+        "ledger_unavailable",
+        "The ledger can't be reached, so what is left can't be told, and nothing is paid for"
+        " now. Requests that need no payment still go through.",
+        headers=((b"Retry-After", b"5"),),
+    )
 
 
 def _window(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,7 +160,11 @@ class Directory:
 
         The look-up is by hash: its timing tells of the SHA-256 of a guess, not of a token.
         """
-        state, hashed = self._state, token_hash(token)
+        return self.by_hash(token_hash(token))
+
+    def by_hash(self, hashed: bytes) -> Agent | None:
+        """The agent whose token has this hash (`token_hash`)."""
+        state = self._state
         # On the monotonic clock, from what the database's clock said when it was read.
         if (ends := state.ends.get(hashed)) is not None and ends <= time.monotonic():
             return None

@@ -19,8 +19,8 @@ from uuid import UUID
 import asyncpg
 
 from proxy.ledger import Database, LedgerError
-from proxy.notices.feed import Feed, Place
-from proxy.notices.messages import message_of
+from proxy.notices.feed import Event, Feed, Place
+from proxy.notices.messages import Message, message_of
 from proxy.notices.post import SECONDS, Outcome, Poster
 from proxy.notices.webhooks import opened_secret
 from proxy.paths import PathError
@@ -131,6 +131,10 @@ class Courier:
                     await self._prune()
                 except LedgerError as error:
                     log.warning("webhooks wait: %s", error)
+                except Exception:
+                    # Nobody starts this task again: whatever is wrong with one round, webhooks that
+                    # say nothing until the next restart are worse than ones that are late.
+                    log.exception("webhooks wait: a round failed")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._poll if webhooks else self._idle):
                         await ear.wait()
@@ -147,7 +151,7 @@ class Courier:
                 return
             messages = []
             for event in page.events:
-                message = message_of(event)
+                message = _told(event)
                 if message is None:
                     continue
                 xid = Place.of(event.id).xid
@@ -236,3 +240,14 @@ class Courier:
         self._pruned = now
         while await self._database.execute(_PRUNE, KEPT_DAYS) == "DELETE 5000":
             pass
+
+
+def _told(event: Event) -> Message | None:
+    """None for an event that can't be told, as for one that no webhook is told of."""
+    try:
+        return message_of(event)
+    except Exception:
+        # An event's details are whatever wrote it made them, and events are told in order: one that
+        # cannot be read, for whatever reason, must not stand before all those behind it for ever.
+        log.exception("no webhook is told of event %s (%s)", event.id, event.type)
+        return None

@@ -235,8 +235,14 @@ class Feed:
             try:
                 await self._tell()
                 pause = _PAUSE
-            except LedgerUnavailable as error:
-                log.warning("what happens is not told for now: %s", error)
+            except Exception as error:
+                # Nobody starts this task again: whatever is wrong with one look, subscribers that
+                # hear nothing until the next restart are worse than ones that hear late.
+                log.warning(
+                    "what happens is not told for now: %s",
+                    str(error) or type(error).__name__,
+                    exc_info=not isinstance(error, LedgerUnavailable),
+                )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue

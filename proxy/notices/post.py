@@ -8,6 +8,7 @@ for this webhook; a cloud's metadata service and the like never.
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -25,6 +26,7 @@ from proxy.wire.egress import Kind, Place
 
 SECONDS = 10.0
 _NEAR = (Kind.LOOPBACK, Kind.PRIVATE)
+_NUMBER = re.compile(r"[0-9]*|0[xX][0-9a-fA-F]*")  # as the last label of a host
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +162,19 @@ class _Resolver(AbstractResolver):
 
 
 def _check_literal(url: URL, private: bool) -> None:
-    """An address in the URL itself is not resolved. Raises Elsewhere, ValueError."""
-    host = url.host or ""
+    """An address in the URL itself is not resolved. Raises Elsewhere, ValueError.
+
+    Nor is what merely looks like one to whoever dials: 2852039166 or 0xa9fea9fe, which would be
+    169.254.169.254. No name ends in a number, so all that does and is no address is refused.
+    """
+    host = url.raw_host or ""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         if not host:
             raise ValueError("the URL names no host") from None
+        if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+            raise Elsewhere(f"{host[:100]} is no canonical address and no name") from None
         return
     if why := _refusal(host, url.port or 0, url.scheme, private):
         raise Elsewhere(why)

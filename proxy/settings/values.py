@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field
 
 from policies import PolicyError, parse_usd
+from proxy.wire.origin import plain_host
 
 _SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -86,7 +87,9 @@ def _http_url(value: object, example: str, *, bare: bool) -> str:
 
 
 def _upstream(value: object) -> str:
-    return _http_url(value, "https://api.example/v1", bare=True).rstrip("/")
+    text = _http_url(value, "https://api.example/v1", bare=True).rstrip("/")
+    plain_host(urlsplit(text).hostname or "")  # that it has a name to go by
+    return text
 
 
 def _rpc_url(value: object) -> str:
@@ -140,7 +143,7 @@ def _host_pattern(value: object) -> str:
     text = str(value).strip().lower()
     if not isinstance(value, str) or not re.fullmatch(r"(\*\.)?[a-z0-9_.:-]{1,253}", text):
         raise ValueError('must be a host, like "api.example.com", or "*.example.com"')
-    return text
+    return "*." * text.startswith("*.") + plain_host(text.removeprefix("*."))
 
 
 def _upstream_proxy(value: object) -> str:

@@ -61,12 +61,14 @@ async def prune(connection: "Connection", days: int, *, dry_run: bool = False) -
     only tells which they are. Counters of hours that no limit looks back to go too. Raises
     asyncpg's errors."""
     async with connection.transaction():
+        if not dry_run:
+            # First: it holds the book of policies, which nobody waits for who has taken a table.
+            await connection.execute("SELECT prune_hours()")
         rows = await connection.fetch(
             "SELECT name, ended_at, bytes FROM prune_partitions($1, $2)", days, dry_run
         )
         gone = [Old(row["name"], row["ended_at"], row["bytes"]) for row in rows]
         if not dry_run:
-            await connection.execute("SELECT prune_hours()")
             details = {"days": days, "dropped": [old.name for old in gone]} if gone else None
             await note(connection, "prune", details=details)
     return gone

@@ -65,7 +65,7 @@ class Call:
         self.gone = False
         self.leaving = False
         """The program sends no more: it half-closed, or has hung up (the two look the same)."""
-        self.on_gone: Callable[[], None] | None = None
+        self.on_gone: Callable[[], object] | None = None
         self.on_leaving: Callable[[], None] | None = None
         """Called when it sends no more; mind that it may still wait for its answer."""
         self._fields = fields

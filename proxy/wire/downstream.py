@@ -255,7 +255,7 @@ class Downstream(Endpoint):
         except Problem as problem:
             # What came behind a refused CONNECT was meant for somebody else: never parse it here.
             self._unread = payload is not EMPTY_PAYLOAD
-            reply.problem(problem, close=self._unread)
+            reply.problem(problem, close=self._unread or problem.last)
             return
         body = None
         if payload is not EMPTY_PAYLOAD:

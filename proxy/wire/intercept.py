@@ -17,7 +17,7 @@ from cachetools import TTLCache
 from proxy.wire.downstream import Downstream
 from proxy.wire.gate import Agent
 from proxy.wire.hello import FirstBytes, Opening, Talk
-from proxy.wire.origin import Origin
+from proxy.wire.origin import Origin, plain_host
 from proxy.wire.problem import Problem
 from proxy.wire.routes import Caller, TunnelRouter
 
@@ -140,12 +140,12 @@ class Interceptor:
             return
         if not transport.is_closing():
             transport.pause_reading()
-        name = (opening.server_name or host).lower().rstrip(".")
+        name = _name(opening, host)
         if transport.is_closing():
             return
         if opening.talk is Talk.HTTP:
             self._serve(transport, caller, Origin("http", host, port), host, early)
-        elif opening.talk is Talk.TLS and (name == host or _is_address(host)):
+        elif opening.talk is Talk.TLS and (name == host or (name and _is_address(host))):
             await self._serve_tls(transport, caller, Origin("https", name, port), host, early)
         else:
             await self._plane.join_blindly(caller, host, port, transport, early)
@@ -363,6 +363,14 @@ def _alert(error: Exception) -> str:
     with contextlib.suppress(ValueError):
         reason = reason[reason.index("ALERT_") + len("ALERT_") :]
     return str(reason).replace("_", " ").lower()[:60]
+
+
+def _name(opening: Opening, host: str) -> str:
+    """The host that TLS is asked for; empty if that is none. `host` is what CONNECT named."""
+    try:
+        return plain_host(opening.server_name) if opening.server_name else host
+    except ValueError:
+        return ""
 
 
 def _is_address(host: str) -> bool:

@@ -146,7 +146,7 @@ class DataPlane:
     def begin(self, call: Call, downstream: Downstream) -> None:
         """A request is to be answered."""
         if is_inside(call.origin.host):
-            self.spawn(answer(self.gate, call))
+            call.on_gone = self.spawn(answer(self.gate, call)).cancel
         else:
             Relay(self, call, downstream).begin()
 

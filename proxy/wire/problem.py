@@ -44,6 +44,8 @@ class Problem(Exception):
     detail: str
     extra: Mapping[str, Any] = field(default_factory=dict)
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    last: bool = False
+    """Nothing more is taken on its connection."""
 
     @property
     def reason(self) -> bytes:

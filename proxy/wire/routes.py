@@ -2,15 +2,15 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from proxy.wire.gate import Agent, Gate
 from proxy.wire.headers import RequestFields, header
 from proxy.wire.inside import MOUNT, ORIGIN
-from proxy.wire.origin import DEFAULT_PORTS, Origin
+from proxy.wire.origin import DEFAULT_PORTS, Origin, plain_host
 from proxy.wire.parsers import RequestHead
 from proxy.wire.problem import Problem
 
@@ -42,7 +42,9 @@ class Caller:
     """Who speaks on a connection, and in which session, as far as its credential tells."""
 
     agent: Agent
-    session: str | None = None
+    session: str | None
+    still: Callable[[], Agent | None] = field(repr=False, compare=False)
+    """Asks again who holds the credential: a connection may outlive it."""
 
 
 class Router(Protocol):
@@ -75,37 +77,32 @@ class ForwardRouter:
             raise Problem(
                 400, "scheme_not_supported", "Only http and https URLs go through this proxy."
             )
-        caller = self._caller(fields)
+        agent, session, _ = self._credential(fields)
         if url.port == 0:
             raise Problem(400, "bad_request", "Port 0 is not a port.")
-        origin = Origin(scheme, url.raw_host.lower(), url.port)
-        fields.session = fields.session or caller.session
-        return Target(caller.agent, origin, _origin_form(head))
+        origin = Origin(scheme, _host(url.raw_host, "bad_request"), url.port)
+        fields.session = fields.session or session
+        return Target(agent, origin, _origin_form(head))
 
     def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Caller, str, int]:
-        caller = self._caller(fields)
+        agent, session, token = self._credential(fields)
         host, port = head.url.raw_host, head.url.explicit_port
         if not host or not port or "@" in head.path:
             raise Problem(400, "bad_connect", "CONNECT needs a host and a port, as host:443.")
-        return Caller(caller.agent, fields.session or caller.session), host.lower(), port
+        caller = Caller(agent, fields.session or session, self._gate.holder(token))
+        return caller, _host(host, "bad_connect"), port
 
-    def _caller(self, fields: RequestFields) -> Caller:
-        agent, session = None, ""
+    def _credential(self, fields: RequestFields) -> tuple[Agent, str | None, str]:
+        """Who asks, in which session, by which token."""
+        agent, session, token = None, "", ""
         credentials = basic_credentials(fields.proxy_authorization)
         if credentials is not None:
             user, token = credentials
             name, _, session = user.partition("~")
             agent = self._gate.by_credentials(name, token)
         if agent is None:
-            said = "was not accepted" if fields.proxy_authorization else "is missing"
-            raise Problem(
-                407,
-                "proxy_authentication_required",
-                f"The agent's credential {said}: set HTTP_PROXY=http://AGENT:TOKEN@HOST:PORT"
-                " (`autopay agent add NAME` prints it). Nothing was sent or paid.",
-                headers=((b"Proxy-Authenticate", b'Basic realm="autopay", charset="UTF-8"'),),
-            )
-        return Caller(agent, session or None)
+            raise _no_credential("was not accepted" if fields.proxy_authorization else "is missing")
+        return agent, session or None, token
 
 
 class TunnelRouter:
@@ -116,10 +113,15 @@ class TunnelRouter:
         self._caller = caller
 
     def route(self, head: RequestHead, fields: RequestFields) -> Target:
+        agent = self._caller.still()
+        if agent is None:  # the token has ended since the CONNECT
+            raise _no_credential("was not accepted", last=True)
         path = target_bytes(head)
         if head.url.absolute:  # odd in here, but clients do it
             named = Origin(
-                head.url.scheme.lower(), (head.url.raw_host or "").lower(), head.url.port or 0
+                head.url.scheme.lower(),
+                _host(head.url.raw_host or "", "bad_request"),
+                head.url.port or 0,
             )
             path = _origin_form(head)
         else:
@@ -132,7 +134,7 @@ class TunnelRouter:
                 " another host. Nothing was sent or paid.",
             )
         fields.session = fields.session or self._caller.session
-        return Target(self._caller.agent, self.origin, path)
+        return Target(agent, self.origin, path)
 
     def connect(self, head: RequestHead, fields: RequestFields) -> tuple[Caller, str, int]:
         raise Problem(405, "method_not_allowed", "There is no CONNECT inside a CONNECT.")
@@ -210,10 +212,21 @@ class MountRouter:
 
 
 def origin_of(url: str) -> Origin:
-    """The provider of an http(s) URL."""
+    """The provider of an http(s) URL. Raises ValueError, in one line, for what has none."""
     parts = urlsplit(url)
     port = parts.port or DEFAULT_PORTS[parts.scheme]
-    return Origin(parts.scheme, (parts.hostname or "").lower(), port)
+    return Origin(parts.scheme, plain_host(parts.hostname or ""), port)
+
+
+def _no_credential(said: str, *, last: bool = False) -> Problem:
+    return Problem(
+        407,
+        "proxy_authentication_required",
+        f"The agent's credential {said}: set HTTP_PROXY=http://AGENT:TOKEN@HOST:PORT"
+        " (`autopay agent add NAME` prints it). Nothing was sent or paid.",
+        headers=((b"Proxy-Authenticate", b'Basic realm="autopay", charset="UTF-8"'),),
+        last=last,
+    )
 
 
 def basic_credentials(value: bytes | None) -> tuple[str, str] | None:
@@ -227,6 +240,14 @@ def basic_credentials(value: bytes | None) -> tuple[str, str] | None:
         return None
 
 
+def _host(written: str, code: str) -> str:
+    """A host that a program asks for, in its one spelling; Problem if it has none."""
+    try:
+        return plain_host(written)
+    except ValueError as error:
+        raise Problem(400, code, f"{written}: {error}. Nothing was sent or paid.") from None
+
+
 def _named_by_host(head: RequestHead, origin: Origin) -> Origin:
     """The origin that the Host header names, given the scheme and port of the connection."""
     host = header(head.raw_headers, b"host")
@@ -238,7 +259,7 @@ def _named_by_host(head: RequestHead, origin: Origin) -> Origin:
         # A Host without a port is taken for the port of the tunnel: clients differ on it.
         return Origin(
             origin.scheme,
-            (parts.hostname or "").lower().rstrip("."),
+            plain_host(parts.hostname or ""),
             origin.port if parts.port is None else port,
         )
     except ValueError:

@@ -331,6 +331,9 @@ BEGIN
 
     FOR v_layer IN SELECT l FROM jsonb_array_elements(p_layers) l LOOP
         SELECT a.id INTO v_agent FROM agents a WHERE a.name = v_layer ->> 'agent';
+        IF v_agent IS NULL AND v_layer ->> 'agent' IS NOT NULL THEN  -- its layer is not everybody's
+            RAISE EXCEPTION 'the agent % has gone meanwhile', v_layer ->> 'agent' USING ERRCODE = 'serialization_failure';
+        END IF;
         IF v_layer -> 'columns' IS NOT NULL THEN
             SELECT (jsonb_populate_record(p, v_layer -> 'columns')).* INTO v
               FROM agent_policies p WHERE p.agent_id = v_agent;
@@ -526,7 +529,7 @@ REVOKE ALL ON FUNCTION policy_version(), hold_policies(), change_policies(), rai
     begin_policy_change(), policy_content(text, jsonb), default_limit(text), follow_defaults(), forget_policies(),
     sign_policy_change(text, text, text), change_book(jsonb, bigint, text, text, text),
     freeze_layer(text, text, boolean, text, text, text), roll_back_book(bigint, bigint, text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION policy_version(), hold_policies()
+GRANT EXECUTE ON FUNCTION policy_version()
     TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
 GRANT EXECUTE ON FUNCTION change_policies(), sign_policy_change(text, text, text),
     change_book(jsonb, bigint, text, text, text), freeze_layer(text, text, boolean, text, text, text),

@@ -93,7 +93,7 @@ BEGIN
     IF (v_parts[1], v_parts[3]) IN (('http', '80'), ('https', '443')) THEN
         v_names := v_names || (v_parts[1] || '://' || v_host);
     END IF;
-    IF v_host !~ '[0-9]$|]$' THEN  -- an address has no domain
+    IF v_host !~ '^([0-9]+(\.[0-9]+){3}|\[.*\])$' THEN  -- an address has no domain
         WHILE strpos(v_host, '.') > 0 LOOP
             v_host := substr(v_host, strpos(v_host, '.') + 1);
             v_names := v_names || ('*.' || v_host);
@@ -699,6 +699,7 @@ DECLARE
     v_requests reservation_request[];
     v_ids      uuid[];
     v_agents   uuid[];
+    v_served   uuid[];   -- payments whose delivery is written
     v_move     jsonb;
     v_reserved integer := 0;
 BEGIN
@@ -708,7 +709,10 @@ BEGIN
           FROM jsonb_array_elements(p_moves) m
          WHERE m ->> 'move' IN ('reserve', 'settle', 'release', 'doubt')) i;
     PERFORM lock_payment_id(i.id) FROM (SELECT unnest(v_ids) AS id ORDER BY 1) i;
-    PERFORM 1 FROM payments x WHERE x.id = ANY (v_ids) ORDER BY x.id FOR UPDATE;
+    -- A delivery refers to its payment, and may be a loss (0030): it waits for nobody further on.
+    SELECT array_agg((m -> 'args' ->> 'payment_id')::uuid) INTO v_served
+      FROM jsonb_array_elements(p_moves) m WHERE m ->> 'move' = 'deliver';
+    PERFORM 1 FROM payments x WHERE x.id = ANY (v_ids || v_served) ORDER BY x.id FOR UPDATE;
     SELECT array_agg(jsonb_populate_record(NULL::reservation_request, m -> 'args') ORDER BY n) INTO v_requests
       FROM jsonb_array_elements(p_moves) WITH ORDINALITY o (m, n) WHERE m ->> 'move' = 'reserve';
     PERFORM lock_counters(v_requests, now(), ARRAY(
@@ -717,10 +721,8 @@ BEGIN
     -- share no counter, so nothing else would keep them in one order.
     SELECT array_agg(DISTINCT x.agent_id) INTO v_agents
       FROM jsonb_array_elements(p_moves) m JOIN payments x ON x.id = (m -> 'args' ->> 'payment_id')::uuid
-     WHERE m ->> 'move' = 'settle';
-    IF cardinality(v_agents) > 1 THEN  -- a single one is locked by its receipt
-        PERFORM 1 FROM receipt_chains c WHERE c.agent_id = ANY (v_agents) ORDER BY c.agent_id FOR NO KEY UPDATE;
-    END IF;
+     WHERE m ->> 'move' IN ('settle', 'deliver');
+    PERFORM 1 FROM receipt_chains c WHERE c.agent_id = ANY (v_agents) ORDER BY c.agent_id FOR NO KEY UPDATE;
 
     ordinal := -1;
     FOR v_move IN SELECT m FROM jsonb_array_elements(p_moves) m LOOP
@@ -855,7 +857,7 @@ BEGIN
                    AND (p_provider IS NULL OR c.subject = ANY (v_origins))
                  UNION ALL
                 SELECT CASE WHEN p_agent IS NOT NULL OR p_provider IS NULL THEN p.agent_id END,
-                       p.created_at, p.day,
+                       p.created_at, (p.created_at AT TIME ZONE 'UTC')::date,  -- p.day of one rebuilt is its block's
                        CASE WHEN p.status IN ('CONFIRMED', 'VERIFIED') THEN p.price_micros ELSE 0 END,
                        CASE WHEN p.status IN ('INITIATED', 'SIGNED') THEN p.price_micros ELSE 0 END,
                        (p.status IN ('CONFIRMED', 'VERIFIED'))::integer,
@@ -1007,7 +1009,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT 'counters_exist', p.id::text, s, 'a counter'
       FROM payments p, unnest(p.scopes) s
      WHERE p.status <> 'FAILED' AND (p_since IS NULL OR p.created_at >= p_since)
-       AND NOT (p.status = 'VERIFIED' AND s LIKE '80/hour/%' AND p.created_at < now() - interval '2 days')
+       AND NOT (p.status = 'VERIFIED' AND s LIKE '80/hour/%'
+                AND right(s, 13) < to_char((now() - interval '2 days') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24'))
        AND NOT EXISTS (SELECT 1 FROM budget_counters c WHERE c.scope = s)
     UNION ALL
     -- what is settled has its receipt, of the same amount

@@ -4,21 +4,15 @@
 -- (`rules`, made by the proxy): {"pinning": "first_use", "ratio_last": "1.5", "ratio_median": "2",
 -- "loss_cap": [{"layer", "provider", "per_agent", "micros"}], "approval": true}.
 
--- Whether a provider pattern (a host, *.domain, or a whole origin) is about this origin. A dot at the
--- end of a host is another spelling of the same.
+-- A dot at the end of a host is another spelling of the same.
 CREATE OR REPLACE FUNCTION plain_origin(p_provider text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$ SELECT regexp_replace(p_provider, '\.(:[0-9]+)$', '\1') $$;
 
+-- Whether a provider pattern (a host, *.domain, or a whole origin) is about this origin.
 CREATE OR REPLACE FUNCTION provider_covers(p_pattern text, p_provider text) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    v_origin text := plain_origin(p_provider);
-    v_host   text := substring(v_origin FROM '^[a-z]+://(.+):[0-9]+$');
 BEGIN
-    RETURN CASE WHEN p_pattern LIKE '%://%' THEN v_origin = p_pattern
-                WHEN starts_with(p_pattern, '*.') THEN right(v_host, length(p_pattern) - 1) = substr(p_pattern, 2)
-                                                       AND length(v_host) >= length(p_pattern)
-                ELSE v_host = p_pattern END;
+    RETURN p_pattern = ANY (provider_names(p_provider));
 END $$;
 
 -- Receivers. ---------------------------------------------------------------------------------------
@@ -298,8 +292,10 @@ BEGIN
                               v_cap.provider);
         IF v_lost + q.price_micros > v_cap.micros THEN
             limit_micros := v_cap.micros;
-            detail := jsonb_build_object('layer', v_cap.layer, 'lost_micros', v_lost,
-                                         'resets_at', utc_midnight_after(v_today));
+            detail := jsonb_build_object(
+                'layer', v_cap.layer, 'lost_micros', v_lost, 'resets_at', utc_midnight_after(v_today),
+                'of', CASE WHEN v_cap.provider IS NULL THEN 'agent'
+                           WHEN v_cap.per_agent THEN 'agent_provider' ELSE 'provider' END);
             RETURN;
         END IF;
     END LOOP;
@@ -365,7 +361,7 @@ CREATE OR REPLACE FUNCTION good_approval(q reservation_request) RETURNS uuid
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT a.id FROM approvals a
-             WHERE a.bound = approval_bound(q) AND a.state = 'approved' AND a.price_micros >= q.price_micros
+             WHERE q.request_key IS NOT NULL AND a.bound = approval_bound(q) AND a.state = 'approved' AND a.price_micros >= q.price_micros
                AND a.expires_at > now()
              ORDER BY a.price_micros, a.expires_at, a.id LIMIT 1 FOR UPDATE);
 END $$;
@@ -416,7 +412,9 @@ DECLARE
     v_bound bytea := approval_bound(q);
     a       approvals;
 BEGIN
-    IF good_approval(q) IS NOT NULL THEN
+    IF q.request_key IS NULL THEN  -- the provider asked before it had the whole body: nobody can know it again
+        RETURN '{"state": "body_unknown"}';
+    ELSIF good_approval(q) IS NOT NULL THEN
         RETURN NULL;
     END IF;
     PERFORM expire_approvals(v_bound);
@@ -431,7 +429,12 @@ BEGIN
     IF a.price_micros >= q.price_micros THEN
         UPDATE approvals x SET asks = x.asks + 1 WHERE x.id = a.id;
     ELSE
-        IF a.id IS NOT NULL THEN  -- what an operator looks at must not grow dearer under his eyes
+        -- However a provider turns its price or its receiver: so many questions in an hour, and no more.
+        IF (SELECT count(*) FROM approvals x
+             WHERE x.agent_id = q.agent_id AND x.provider = q.provider AND x.state <> 'used'
+               AND x.created_at > now() - interval '1 hour') >= 100 THEN
+            RETURN jsonb_build_object('state', 'too_many');
+        ELSIF a.id IS NOT NULL THEN  -- what an operator looks at must not grow dearer under his eyes
             UPDATE approvals x SET state = 'expired', note = 'it costs more now' WHERE x.id = a.id;
             PERFORM note_approval(a, 'PAYMENT_STATUS', 'approval_expired', '{"was": "pending", "why": "it costs more now"}');
         ELSIF (SELECT count(*) FROM approvals x

@@ -365,13 +365,14 @@ END $$;
 DROP TRIGGER IF EXISTS policy_decision_logs_alert ON policy_decision_logs;
 CREATE TRIGGER policy_decision_logs_alert AFTER INSERT ON policy_decision_logs FOR EACH ROW
     WHEN (NEW.decision = 'deny' AND NEW.scope IS NOT NULL
-          AND (NEW.reason LIKE 'over\_%' AND NEW.reason <> 'over_per_call_limit' OR NEW.reason = 'too_many_payments'))
+          AND (NEW.reason LIKE 'over\_%' AND NEW.reason NOT IN ('over_per_call_limit', 'over_loss_cap') OR NEW.reason = 'too_many_payments'))
     EXECUTE FUNCTION alert_denial();
 REVOKE ALL ON FUNCTION alert_budget(budget_counters, smallint, bigint, bigint, boolean),
     budget_share(bigint, bigint), alert_denial() FROM PUBLIC;
 
 -- What an agent may know of itself: its limits, what is used of them, and why it was refused last. An
--- agent that is bound to a session (`p_bound`) learns of no denial of another's. Reads, and no more.
+-- agent that is bound to a session (`p_bound`) learns of no denial of another's. Of what refused it and
+-- counts other agents too, it learns the limit, and no figure of theirs. Reads, and no more.
 CREATE INDEX IF NOT EXISTS idx_policy_decision_logs_refused ON policy_decision_logs (agent_id, created_at DESC)
     WHERE decision = 'deny';
 CREATE OR REPLACE FUNCTION agent_standing(p_agent_id uuid, p_session_id text, p_trace_id text, p_bound boolean)
@@ -387,7 +388,9 @@ BEGIN
         RETURN NULL;
     END IF;
     RETURN jsonb_build_object(
-        'frozen', v_policy.frozen,
+        'frozen', v_policy.frozen OR EXISTS (
+            SELECT 1 FROM policy_rules l
+             WHERE l.agent_id IS NULL AND l.provider IS NULL AND (l.rules ->> 'frozen')::boolean),
         'halted', (SELECT s.halted OR s.timeline <> current_timeline() AND NOT s.failover_safe FROM spending s),
         'version', policy_version(),
         'per_call_micros', v_policy.per_call_limit_micros,
@@ -419,9 +422,18 @@ BEGIN
             SELECT jsonb_build_object(
                 'code', d.reason, 'detail', d.detail, 'at', d.created_at, 'method', d.method,
                 'endpoint', d.endpoint, 'session', d.session_id, 'price_micros', d.quoted_price_micros,
-                'limit_micros', d.limit_micros, 'spent_micros', d.scope_spent_micros,
-                'held_micros', d.scope_held_micros, 'possible_again', d.resets_at, 'facts', d.facts)
+                'limit_micros', d.limit_micros,
+                'spent_micros', CASE WHEN NOT s.shared THEN d.scope_spent_micros END,
+                'held_micros', CASE WHEN NOT s.shared THEN d.scope_held_micros END,
+                'possible_again', d.resets_at,
+                'facts', CASE WHEN NOT s.shared THEN d.facts ELSE (
+                    SELECT jsonb_object_agg(f.key, f.value) FROM jsonb_each(d.facts) f
+                     WHERE f.key IN ('rule', 'layer', 'window', 'of', 'provider', 'limit_payments', 'resets_at')) END)
               FROM policy_decision_logs d
+              CROSS JOIN LATERAL (
+                SELECT d.reason = 'price_drift' OR coalesce(d.facts ->> 'of' = 'provider', false)
+                    OR d.scope IS NOT NULL AND NOT EXISTS (
+                        SELECT 1 FROM budget_counters c WHERE c.scope = d.scope AND c.agent_id = p_agent_id)) s (shared)
              WHERE d.agent_id = p_agent_id AND d.decision = 'deny'
                AND (NOT p_bound OR d.session_id = p_session_id)
                AND d.created_at > now() - interval '31 days'

@@ -3,17 +3,21 @@
 import asyncio
 import base64
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.authority import Authority
+from proxy.ledger import agents
 from proxy.localnet import Localnet
-from tests.e2e.house import House, house
+from proxy.wire.routes import origin_of
+from tests.e2e.house import House, house, until
 from tests.e2e.seller import Seller, challenge, offer, pays_once, reply, selling, settled
 from tests.wire.wire_tls import Authority as Issuer
 
@@ -70,10 +74,82 @@ async def test_a_paid_get_and_post_by_curl(shop: Shop) -> None:
     assert all(seen.line.split()[1] == "/" for seen in shop.seller.seen)
 
 
+async def test_a_dot_at_the_end_of_a_host_is_no_way_past(shop: Shop) -> None:
+    """CONNECT has the dot, the handshake's server name has not."""
+    url = shop.seller.url.replace("localhost", "localhost.")
+    assert await shop.curl(url) == (0, "got ")
+    (payment,) = await shop.home.rows("SELECT provider FROM payments")
+    assert payment["provider"] == shop.seller.url
+
+
 async def test_many_requests_on_one_tunnel(shop: Shop) -> None:
     status, out = await shop.curl(*[shop.seller.url] * 5)
     assert (status, out) == (0, "got " * 5)
     assert await shop.home.counters() == (5000, 0)
+
+
+async def ended(shop: Shop, how: str) -> None:
+    """The program's token holds no more, and the proxy has heard of it."""
+    home, vault = shop.home, shop.home.service.store.vault
+    if how == "revoked":
+        await agents.revoke_token(home.operator, home.token)
+    elif how == "rotated":  # with a grace: nothing tells when that is over but a clock
+        await agents.rotate_token(home.operator, vault, home.agent, grace=timedelta(seconds=1))
+    else:
+        await agents.remove(home.operator, home.agent)
+    await until(lambda: home.service.directory.by_token(home.token) is None)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("how", ["revoked", "rotated", "removed"])
+async def test_no_tunnel_outlives_its_token(
+    shop: Shop, net: Localnet, seller: Seller, how: str, tls: bool
+) -> None:
+    entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()))
+    seller.answer = pays_once(challenge(entry), lambda _: settled(body=b"got "))
+    at = shop.seller if tls else seller
+    context = ssl.create_default_context(cafile=shop.ours) if tls else None
+    tunnels = [await inside(shop, at, context, shop.home.token)]
+    if how == "revoked":  # and one that goes on
+        vault = shop.home.service.store.vault
+        new = await agents.issue_token(shop.home.operator, vault, shop.home.agent)
+        await until(lambda: shop.home.service.directory.by_token(new.token) is not None)
+        tunnels.append(await inside(shop, at, context, new.token))
+    for reader, writer in tunnels:
+        assert b" 200 " in await told(reader, writer)
+    paid, seen = await shop.home.counters(), len(at.seen)
+    await ended(shop, how)
+    reader, writer = tunnels[0]
+    answer = await told(reader, writer)
+    assert answer.startswith(b"HTTP/1.1 407 ")
+    assert b"proxy_authentication_required" in answer and b"Connection: close" in answer
+    async with asyncio.timeout(15):
+        assert await reader.read() == b""
+    assert (await shop.home.counters(), len(at.seen)) == (paid, seen)
+    for reader, writer in tunnels[1:]:
+        assert b" 200 " in await told(reader, writer)
+    for _, writer in tunnels:
+        writer.close()
+
+
+async def inside(
+    shop: Shop, seller: Seller, context: ssl.SSLContext | None, token: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A tunnel to this seller, opened by this token."""
+    reader, writer = await connected(shop, int(origin_of(seller.url).port), token)
+    if context is not None:
+        await writer.start_tls(context, server_hostname="localhost")
+    return reader, writer
+
+
+async def told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The whole answer to one more request of a tunnel."""
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(15):
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = re.search(rb"(?i)content-length: (\d+)", head)
+        assert size is not None, head
+        return head + await reader.readexactly(int(size[1]))
 
 
 async def test_the_strictest_verifier_is_content(shop: Shop) -> None:
@@ -195,11 +271,13 @@ async def test_a_protocol_in_which_the_server_speaks_first(shop: Shop) -> None:
     server.close()
 
 
-async def connected(shop: Shop, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connected(
+    shop: Shop, port: int, token: str = ""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A tunnel to localhost:`port`, as a program has it after its CONNECT."""
 
     reader, writer = await asyncio.open_connection(*shop.home.service.proxy_address)
-    user = base64.b64encode(f"{shop.home.agent}:{shop.home.token}".encode()).decode()
+    user = base64.b64encode(f"{shop.home.agent}:{token or shop.home.token}".encode()).decode()
     head = f"CONNECT localhost:{port} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic {user}"
     writer.write(head.encode() + b"\r\n\r\n")
     assert b" 200 " in await reader.readuntil(b"\r\n\r\n")

@@ -2,9 +2,11 @@
 money is spent."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -177,6 +179,54 @@ async def test_who_is_frozen_where(home: House, seller: Seller, sell: Callable[.
         assert await codes() == expected, (agent, provider)
         await freeze(agent, provider, False)
     assert await codes() == ["ok", "ok", "ok"]
+
+
+async def spelled(home: House, seller: Seller, host: str) -> bytes:
+    """The answer to one request whose URL has the seller's host written like this, as it is: a
+    client library would spell it its own way."""
+    parts, port = urlsplit(home.proxy), urlsplit(seller.url).port
+    credential = b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(
+        f"GET http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+        f"Proxy-Authorization: Basic {credential}\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(PATIENCE):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("host", "spellings"),
+    [
+        (HOST, ("127.0.0.1.", "[::ffff:127.0.0.1]", "[0:0:0:0:0:FFFF:7f00:1]")),
+        ("localhost", ("localhost.", "LocalHost.")),
+    ],
+)
+async def test_a_provider_is_one_however_it_is_spelled(
+    home: House, seller: Seller, sell: Callable[..., None], host: str, spellings: tuple[str, ...]
+) -> None:
+    await home.set_rules(None, host, payments={"hour": len(spellings)})
+    for one in spellings:
+        assert (await spelled(home, seller, one)).startswith(b"HTTP/1.1 200 "), one
+    key = f"http://{host}:{urlsplit(seller.url).port}"
+    assert await home.rows("SELECT DISTINCT provider FROM payments") == [{"provider": key}]
+    for one in spellings:
+        assert b"too_many_payments" in await spelled(home, seller, one), one
+    await home.set_rules(None, host, frozen=True)
+    for one in spellings:
+        assert b"provider_frozen" in await spelled(home, seller, one), one
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "127.1", "0177.0.0.1", "127.1."])
+async def test_an_address_in_shorthand_is_no_way_around_its_rules(
+    home: House, seller: Seller, sell: Callable[..., None], host: str
+) -> None:
+    await home.set_rules(None, HOST, frozen=True)
+    answer = await spelled(home, seller, host)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"four decimal numbers" in answer
+    assert seller.seen == []
 
 
 async def test_defaults_speak_where_the_agent_says_nothing(

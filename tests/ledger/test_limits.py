@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from policies import Policy
+from policies import Policy, PolicyError, parse_provider
 from proxy.ledger import Agent, Database, Ledger, LedgerFault, Refused, Reserved, agents, audit
 from proxy.vault import Vault
 from tests.ledger.conftest import Make
@@ -163,31 +163,47 @@ async def test_an_agents_own_limit_stands_for_the_defaults_of_that_window(
     assert (await refused(ledger, make)).limit == 40_000
 
 
-@pytest.mark.parametrize(
-    ("pattern", "provider", "counts"),
-    [
-        (HOST, "https://api.example.com:443", True),
-        (HOST, "http://api.example.com:8080", True),
-        (HOST, "https://API.example.com.:443", True),
-        (HOST, "https://example.com:443", False),
-        ("*.example.com", "https://a.b.example.com:443", True),
-        ("*.example.com", "https://example.com:443", False),
-        ("*.example.com", "https://badexample.com:443", False),
-        ("https://api.example.com", "https://api.example.com:443", True),
-        ("https://api.example.com:443", "https://api.example.com:443", True),
-        ("https://api.example.com", "http://api.example.com:80", False),
-        ("https://api.example.com:8443", "https://api.example.com:443", False),
-        ("[::1]", "http://[::1]:4021", True),
-        ("127.0.0.1", "http://127.0.0.1:4021", True),
-        ("*.0.0.1", "http://127.0.0.1:4021", False),
-    ],
+COVERED = (
+    (HOST, "https://api.example.com:443", True),
+    (HOST, "http://api.example.com:8080", True),
+    (HOST, "https://API.example.com.:443", True),
+    (HOST, "https://example.com:443", False),
+    ("*.example.com", "https://a.b.example.com:443", True),
+    ("*.example.com", "https://example.com:443", False),
+    ("*.example.com", "https://badexample.com:443", False),
+    ("https://api.example.com", "https://api.example.com:443", True),
+    ("https://api.example.com:443", "https://api.example.com:443", True),
+    ("https://api.example.com", "http://api.example.com:80", False),
+    ("https://api.example.com:8443", "https://api.example.com:443", False),
+    ("[::1]", "http://[::1]:4021", True),
+    ("127.0.0.1", "http://127.0.0.1:4021", True),
+    ("*.0.0.1", "http://127.0.0.1:4021", False),
+    ("*.1", "http://127.0.0.1:4021", False),
+    ("*.node1", "http://api.node1:4021", True),
+    ("*.node1", "http://node1:4021", False),
+    ("*.1", "http://api.v2.1:4021", True),
+    ("api.node1", "http://api.node1:4021", True),
 )
+
+
+@pytest.mark.parametrize(("pattern", "provider", "counts"), COVERED)
 async def test_what_a_pattern_covers(
     ledger: Ledger, database: Database, make: Make, pattern: str, provider: str, counts: bool
 ) -> None:
+    """Alike in the proxy's decision, in the limits of the ledger, and in what it asks besides."""
     await set_rules(database, None, pattern, {"payments": {"hour": 0}})
     answer = await ledger.reserve(make(provider=provider))
     assert isinstance(answer, Refused) == counts, answer
+    try:
+        parsed = parse_provider(pattern)
+    except PolicyError:
+        assert not counts
+        return
+    covers = "SELECT provider_covers($1, $2)"
+    assert await database.fetchval(covers, parsed.text, provider) is counts
+    scheme, _, rest = provider.partition("://")
+    host, _, port = rest.rpartition(":")
+    assert parsed.matches(scheme, host, int(port)) is counts
 
 
 async def test_a_rolling_window_reaches_over_the_full_hour(

@@ -217,6 +217,29 @@ async def test_it_goes_on_when_its_connection_was_cut(
     assert [event.related_id for event in got] == wanted[1:]
 
 
+async def test_a_look_that_fails_is_not_the_last(
+    feed: Feed, books: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def fail(_: Feed) -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    async with feed.subscribe() as events:
+        waiting = asyncio.create_task(take(events, 1))
+        async with asyncio.timeout(PATIENCE):
+            while not feed.is_live(events):
+                await asyncio.sleep(0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(Feed, "_tell", fail)
+            ids = await note(books)
+            async with asyncio.timeout(PATIENCE):
+                await failed.wait()
+        (told,) = await waiting
+        assert told.related_id == ids[0]
+
+
 async def test_closing_the_feed_ends_every_subscription(
     feed: Feed, books: asyncpg.Connection
 ) -> None:

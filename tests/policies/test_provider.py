@@ -35,6 +35,9 @@ def test_a_pattern_has_one_spelling(pattern: str, canonical: str) -> None:
         ("https://api.example.com", ("https", "api.example.com", 8443), False),
         ("https://api.example.com", ("http", "api.example.com", 443), False),
         ("[::1]", ("http", "::1", 80), True),
+        ("127.0.0.1", ("http", "::ffff:127.0.0.1", 80), True),
+        ("*.0.1", ("http", "127.0.0.1", 80), False),
+        ("*.node1", ("http", "api.node1", 80), True),
         ("api.example.com", ("https", "\0", 443), False),
     ],
 )

@@ -153,7 +153,7 @@ FUNCTIONS = """
     halt_spending             X       -       -       X
     note_takeover             X       -       -       X
     hex_sha256                X       X       X       X
-    hold_policies             X       X       X       X
+    hold_policies             -       -       -       -
     instance_key              X       -       -       -
     is_awaited                X       -       -       -
     is_sealed                 X       X       X       X

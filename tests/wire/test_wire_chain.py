@@ -352,11 +352,8 @@ async def test_the_bypass_list_leads_past_it() -> None:
     ("authority", "code"),
     [
         ("127.0.0.1:80", "egress_loopback"),
-        ("127.1:80", "egress_loopback"),
         ("localhost:80", "egress_loopback"),
         ("10.0.0.1:443", "egress_private"),
-        ("0x0a000001:443", "egress_private"),
-        ("012.1:443", "egress_private"),
         ("10.0.0.1.:443", "egress_private"),
         ("[::ffff:10.0.0.1]:443", "egress_private"),
         ("169.254.169.254:80", "egress_metadata"),
@@ -378,14 +375,20 @@ async def test_what_a_host_says_by_itself_is_judged(authority: str, code: str) -
         assert refused.address != "0.0.0.0", "that is no answer"
 
 
-@pytest.mark.parametrize("authority", ["0x08080808:443", "010.8.8.8:443", "8.8.8.999:443", "1:80"])
-async def test_what_may_be_read_in_two_ways_is_not_asked(authority: str) -> None:
+@pytest.mark.parametrize(
+    ("authority", "status"),
+    [
+        *((f"{host}:443", 400) for host in ("127.1", "0x0a000001", "012.1", "010.8.8.8", "1")),
+        ("8.8.8.999:443", 502),
+    ],
+)
+async def test_what_may_be_read_in_two_ways_is_not_asked(authority: str, status: int) -> None:
     async with chained() as it:
         client = await it.rig.client()
         await client.send(
             f"CONNECT {authority} HTTP/1.1\r\nHost: x\r\n".encode() + CREDENTIAL + b"\r\n\r\n"
         )
-        assert (await client.answer()).status in {502, 403}
+        assert (await client.answer()).status == status
         assert it.corporate.connections == 0
 
 

@@ -6,7 +6,9 @@ from base64 import b64encode
 import pytest
 from wire_rig import CREDENTIAL, TOKEN, Rig, ok
 
+from proxy.wire.origin import plain_host
 from proxy.wire.problem import Problem
+from proxy.wire.routes import origin_of
 
 
 async def test_a_request_reaches_the_provider_in_origin_form(rig: Rig) -> None:
@@ -226,3 +228,30 @@ async def test_compressed_bodies_are_not_touched(rig: Rig) -> None:
     packed = gzip.compress(b"hello" * 1000)
     rig.at(b"/z", ok(packed, b"Content-Encoding: gzip"))
     assert (await rig.ask(b"/z")).body == packed
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("API.Example.com.", "api.example.com"),
+        ("api.node1", "api.node1"),
+        ("127.0.0.1.", "127.0.0.1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("2001:DB8::0:1", "2001:db8::1"),
+        ("::ffff:7f00:1", "127.0.0.1"),
+        ("1.2.3.4.5", "1.2.3.4.5"),  # a name that nobody has
+    ],
+)
+def test_a_host_has_one_spelling(written: str, plain: str) -> None:
+    assert plain_host(written) == plain == plain_host(plain)
+
+
+@pytest.mark.parametrize(
+    "host", ["", ".", "a..", "127.1", "1", "0x7f.1", "010.8.8.8", "127.1.", "::1%1", "1::2::3"]
+)
+def test_what_has_none_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match=r"^(not a host|write )"):
+        plain_host(host)
+    if "." in host:
+        with pytest.raises(ValueError, match=r"^(not a host|write )"):
+            origin_of(f"http://{host}/")

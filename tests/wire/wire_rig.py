@@ -288,6 +288,9 @@ class Gate:
     def by_token(self, token: str) -> Ann | None:
         return self.ann if token == TOKEN else None
 
+    def holder(self, token: str) -> Callable[[], Ann | None]:
+        return lambda: self.by_token(token)
+
     def admit(self, origin: Origin) -> Ticket:
         if self.closed is not None:
             raise self.closed
