@@ -431,7 +431,7 @@ BEGIN
     ELSE
         -- However a provider turns its price or its receiver: so many questions in an hour, and no more.
         IF (SELECT count(*) FROM approvals x
-             WHERE x.agent_id = q.agent_id AND x.provider = q.provider AND x.state <> 'used'
+             WHERE x.agent_id = q.agent_id AND x.provider = q.provider AND x.state IN ('pending', 'expired')
                AND x.created_at > now() - interval '1 hour') >= 100 THEN
             RETURN jsonb_build_object('state', 'too_many');
         ELSIF a.id IS NOT NULL THEN  -- what an operator looks at must not grow dearer under his eyes

@@ -15,7 +15,7 @@ SELECT g.detail ->> 'approval' FROM policy_gate(jsonb_populate_record(NULL::rese
     jsonb_build_object('agent_id', (SELECT id FROM agents WHERE name = 'bot'), 'method', 'GET',
         'endpoint', 'https://shop.example/v1/quote', 'provider', 'https://shop.example:443',
         'network', $1::text, 'asset', 'x', 'symbol', 'USDC', 'pay_to', 'Somebody',
-        'price_micros', 250000)), $2) g
+        'price_micros', 250000, 'request_key', '\\x11')), $2) g
 """
 
 

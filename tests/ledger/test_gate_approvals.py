@@ -95,7 +95,6 @@ async def test_below_the_threshold_nobody_is_asked(database: Database, make: Mak
         {"price": 10_001, "amount": 10_001},
         {"pay_to": "9" * 44},
         {"request_key": OTHER_KEY},
-        {"request_key": None},
         {"endpoint": "https://api.example.com/v1/other"},
         {"provider": "https://api.example.com:8443"},
         {"method": "POST"},
@@ -114,6 +113,22 @@ async def test_it_is_for_nothing_else(
     assert await state(database, approval) == "approved"
     # and what it is for pays; for less too
     assert (await pay(database, make(request_key=KEY, price=9_999), RULES)).code == "ok"
+
+
+async def test_what_can_not_be_known_again_is_not_approved(database: Database, make: Make) -> None:
+    """The provider asked before it had the whole body: another one could come in its place."""
+    said = await pay(database, make(request_key=None), RULES)
+    assert (said.code, said.detail) == ("approval_required", {"state": "body_unknown"})
+    assert await approvals.list_(database) == []
+
+
+async def test_a_price_that_is_turned_asks_a_hundred_times_an_hour(
+    database: Database, make: Make
+) -> None:
+    for n in range(100):
+        await pay(database, make(request_key=KEY, price=10_000 + n, amount=10_000 + n), RULES)
+    said = await pay(database, make(request_key=KEY, price=20_000, amount=20_000), RULES)
+    assert said.detail == {"state": "too_many"}
 
 
 async def test_it_is_of_one_agent(database: Database, make: Make, vault: Vault) -> None:
