@@ -93,6 +93,8 @@ class Database:
                         "application_name": name,
                         "statement_timeout": milliseconds,
                         "lock_timeout": milliseconds,
+                        # A process that was stopped in mid-transaction must not hold the policies.
+                        "idle_in_transaction_session_timeout": milliseconds,
                         "timezone": "UTC",
                         # Plans stay cached: one made while a partition was empty would read it
                         # through when it has filled up. And what is answered from indexes is

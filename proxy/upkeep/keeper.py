@@ -128,6 +128,7 @@ class Keeper:
                 "application_name": "autopay upkeep",
                 # Whoever waits for a lock on a whole table makes others wait behind it.
                 "lock_timeout": "5000",
+                "idle_in_transaction_session_timeout": "10000",
                 **startup(self._role),
             },
         )

@@ -306,3 +306,30 @@ async def test_who_decides_holds_the_book_still(dsn: str, database: Database, bo
         assert await change == await version(database)
     finally:
         await decider.close()
+
+
+async def test_who_stops_in_the_middle_lets_the_book_go(
+    dsn: str, database: Database, bot: Agent
+) -> None:
+    stopped = await Database.open(dsn, timeout=0.5)
+
+    async def hold(connection: Any) -> None:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT hold_policies()")
+        await asyncio.sleep(3600)  # as under SIGSTOP: the connection stays, and nothing comes
+
+    holder = asyncio.create_task(_on(stopped, hold))
+    while not await database.fetchval(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = (402, 4)"
+    ):
+        await asyncio.sleep(0.01)
+    await policies.freeze(database, "bot", None, True, by="ann")
+    holder.cancel()
+    await asyncio.gather(holder, return_exceptions=True)
+    await stopped.close()
+
+
+async def _on(database: Database, work: Any) -> None:
+    async with database._pool.acquire() as connection:
+        await work(connection)
