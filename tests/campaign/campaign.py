@@ -23,7 +23,7 @@ from solders.keypair import Keypair
 
 from policies import Policy
 from proxy.chains.solana import Wallet
-from proxy.ledger import Database, LedgerError, agents
+from proxy.ledger import Database, LedgerError, LedgerUnavailable, agents
 from proxy.ledger.ceilings import set_ceiling
 from proxy.localnet import USDC_DEVNET, Localnet
 from proxy.localnet.blocks import MAX_AGE
@@ -48,6 +48,7 @@ LOOPBACK = ("127.0.0.0/8",)
 # Of one season, micro-USD. Each kind of limit is the one that binds for somebody.
 AGENTS = 3
 SEASON_SECONDS = 12.0
+PATIENCE = 120.0
 DAILY, SESSION, TRACE = 60_000, 28_000, 22_000
 PROVIDER, FLEET = 90_000, 150_000
 
@@ -126,12 +127,36 @@ class Site:
             await database.close()
 
     async def next_season(self) -> None:
-        """New agents, and more for everybody: what is spent stays spent."""
-        limits, programs = self.limits, self.programs
+        """New agents, and more for everybody: what is spent stays spent. The operator is patient:
+        while everything is being broken, the database may well be away for a while."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            season, self.programs.season = self.programs.season, self.programs.season + 1
+            try:
+                buyers = await self._buyers(season)
+                break
+            except LedgerUnavailable:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(1)
+        self.programs.buyers[:] = buyers
+        raised = {f"provider/{each}": PROVIDER for each in self.market.providers} | {"fleet": FLEET}
+        for scope, more in raised.items():
+            self.limits[scope] = self.limits.get(scope, 0) + more
+        while True:
+            try:
+                await self._raise_ceilings()
+                return
+            except LedgerUnavailable:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(1)
+
+    async def _buyers(self, season: int) -> list[Buyer]:
         buyers = []
         async with self.operator() as operator:
             for index in range(AGENTS):
-                name = f"a{programs.season}-{index}"
+                name = f"a{season}-{index}"
                 policy = Policy(
                     name,
                     daily_limit=DAILY,
@@ -140,18 +165,18 @@ class Site:
                     allowed_targets=LOOPBACK,
                 )
                 new = await agents.add(operator, self.vault, name, policy)
-                limits[f"agent/{name}"] = DAILY
-                limits |= {f"session/{name}-s{each}": SESSION for each in range(3)}
-                limits |= {f"trace/{name}-t{each}": TRACE for each in range(4)}
+                self.limits[f"agent/{name}"] = DAILY
+                self.limits |= {f"session/{name}-s{each}": SESSION for each in range(3)}
+                self.limits |= {f"trace/{name}-t{each}": TRACE for each in range(4)}
                 buyers.append(Buyer(name, new.token))
+        return buyers
+
+    async def _raise_ceilings(self) -> None:
+        async with self.operator() as operator:
             for provider in self.market.providers:
-                scope = f"provider/{provider}"
-                limits[scope] = limits.get(scope, 0) + PROVIDER
-                await set_ceiling(operator, "provider_day", provider, limits[scope])
-            limits["fleet"] = limits.get("fleet", 0) + FLEET
-            await set_ceiling(operator, "fleet_day", "*", limits["fleet"])
-        programs.season += 1
-        programs.buyers[:] = buyers
+                limit = self.limits[f"provider/{provider}"]
+                await set_ceiling(operator, "provider_day", provider, limit)
+            await set_ceiling(operator, "fleet_day", "*", self.limits["fleet"])
 
     # --- what is broken
 
