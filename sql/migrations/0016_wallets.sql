@@ -34,8 +34,8 @@ DROP TRIGGER IF EXISTS wallet_balances_audit ON wallet_balances;
 CREATE TRIGGER wallet_balances_audit AFTER INSERT OR UPDATE ON wallet_balances
     FOR EACH ROW EXECUTE FUNCTION audit_balance();
 
--- One look at a wallet, for every active agent that it pays for. Returns how many agents it is low
--- for and was not before.
+-- One look at a wallet, for every active agent that it pays for; for autopay itself where it is no
+-- agent's, but only some provider's. Returns how many of them it is low for and was not before.
 CREATE OR REPLACE FUNCTION note_balance(
     p_wallet text, p_network text, p_usdc numeric, p_cash numeric, p_threshold numeric
 ) RETURNS integer
@@ -43,11 +43,17 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WITH before AS (
         SELECT agent_id FROM wallet_balances
          WHERE wallet_address = p_wallet AND network = p_network AND low_balance_event
+    ), payers AS (
+        SELECT a.id FROM agents a WHERE a.is_active AND a.wallet_address = p_wallet
+    ), concerned AS (
+        SELECT id FROM payers
+        UNION ALL
+        SELECT '00000000-0000-0000-0000-000000000000'::uuid WHERE NOT EXISTS (SELECT FROM payers)
     ), now_known AS (
         INSERT INTO wallet_balances AS b (agent_id, wallet_address, network, balance_usdc, balance_cash,
                                           threshold, last_checked, low_balance_event)
-        SELECT a.id, p_wallet, p_network, p_usdc, p_cash, p_threshold, now(), p_usdc + p_cash < p_threshold
-          FROM agents a WHERE a.is_active AND a.wallet_address = p_wallet
+        SELECT c.id, p_wallet, p_network, p_usdc, p_cash, p_threshold, now(), p_usdc + p_cash < p_threshold
+          FROM concerned c
         ON CONFLICT (agent_id, wallet_address, network) DO UPDATE
            SET balance_usdc = excluded.balance_usdc, balance_cash = excluded.balance_cash,
                threshold = excluded.threshold, last_checked = excluded.last_checked,

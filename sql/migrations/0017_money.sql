@@ -1,22 +1,27 @@
--- The moves of money, whole, as they are from here on (0004 and 0006 told how they were before):
--- more budgets, and beside every move the rows of its request, its trace and its delivery.
+-- The moves of money, whole (0004 and 0006 told how they were before): more budgets, and beside every
+-- move the rows of its request, its trace and its delivery. How a price is taken is in 0029, with all
+-- that limits it; functions in plpgsql may name what only later files make.
 --
--- Locks are always taken in this order: payment ids, payment rows, counters by scope, policy and
--- limits, trace. `enable_seqscan = off`: plans are cached, and one made while a table was empty
--- would scan it for as long as the connection lives. The functions that are called from outside run
--- with their owner's rights: a proxy has none to touch a counter or a payment by itself.
+-- Locks are always taken in this order: the book of policies (`hold_policies`, 0028), payment ids,
+-- payment rows, counters by scope, policy and limits, trace, chains of receipts (0025).
+-- `enable_seqscan = off`: plans are cached, and one made while a table was empty would scan it for as
+-- long as the connection lives. The functions that are called from outside run with their owner's
+-- rights: a proxy has none to touch a counter or a payment by itself.
 
 -- Scopes, in lock order:
 --   10/agent-day/<agent>/<day>      20/session/<agent>/<session>     30/trace/<agent>/<trace>
 --   40/agent-provider-day/<agent>/<provider>/<day>                   50/provider-day/<provider>/<day>
 --   60/wallet-day/<network>/<wallet>/<day>                           70/fleet-day/<day>
 ALTER TABLE budget_counters ADD COLUMN IF NOT EXISTS subject text;
-COMMENT ON COLUMN budget_counters.subject IS 'the trace, provider or wallet that it is about';
+COMMENT ON COLUMN budget_counters.subject IS
+    'the trace, provider, wallet or pattern of providers that it is about';
 DO $$ BEGIN
-    ALTER TABLE budget_counters ADD CONSTRAINT budget_counters_subject_check CHECK (
-        (kind IN ('agent_day', 'session', 'fleet_day') OR subject IS NOT NULL)
-        AND (kind NOT IN ('trace', 'agent_provider_day') OR agent_id IS NOT NULL)
-        AND (kind IN ('agent_day', 'session', 'trace') OR day IS NOT NULL));
+    ALTER TABLE budget_counters ADD CONSTRAINT budget_counters_subject_check CHECK (CASE
+        WHEN kind::text IN ('hour', 'day', 'month', 'lifetime', 'rolling') THEN  -- of 0029
+            num_nonnulls(agent_id, subject) > 0 AND (kind::text IN ('lifetime', 'rolling')) = (day IS NULL)
+        ELSE (kind::text IN ('agent_day', 'session', 'fleet_day') OR subject IS NOT NULL)
+            AND (kind::text NOT IN ('trace', 'agent_provider_day') OR agent_id IS NOT NULL)
+            AND (kind::text IN ('agent_day', 'session', 'trace') OR day IS NOT NULL) END);
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 ALTER TABLE budget_counters ADD COLUMN IF NOT EXISTS top_limit_micros bigint;
@@ -25,7 +30,7 @@ COMMENT ON COLUMN budget_counters.top_limit_micros IS
 CREATE INDEX IF NOT EXISTS idx_budget_counters_day ON budget_counters (kind, day DESC);
 
 DO $$ BEGIN
-    ALTER TYPE reservation ADD ATTRIBUTE joined uuid;
+    ALTER TYPE reservation ADD ATTRIBUTE joined uuid, ADD ATTRIBUTE detail jsonb;
 EXCEPTION WHEN duplicate_column THEN NULL;
 END $$;
 
@@ -40,52 +45,34 @@ BEGIN
              ORDER BY l.agent_id NULLS LAST, l.subject = '*' LIMIT 1);
 END $$;
 
-DROP FUNCTION IF EXISTS budget_limit(budget_kind, agent_policies);
--- What a counter may rise to; NULL if nothing holds it. `least` takes no notice of a NULL.
+-- What a counter may rise to by its policy's columns and the ceilings (0011); NULL if nothing holds it.
+-- `least` takes no notice of a NULL.
 CREATE OR REPLACE FUNCTION counter_limit(p_counter budget_counters, p_policy agent_policies) RETURNS bigint
 LANGUAGE sql STABLE AS $$
     SELECT CASE p_counter.kind
         WHEN 'agent_day' THEN p_policy.daily_limit_micros
         WHEN 'session'   THEN least(p_policy.session_limit_micros, p_counter.limit_micros)
         WHEN 'trace'     THEN p_policy.trace_limit_micros
-        ELSE spend_limit(p_counter.kind, p_counter.agent_id, coalesce(p_counter.subject, '*')) END
+        ELSE CASE WHEN p_counter.kind IN ('agent_provider_day', 'provider_day', 'wallet_day', 'fleet_day')
+            THEN spend_limit(p_counter.kind, p_counter.agent_id, coalesce(p_counter.subject, '*')) END END
 $$;
 
 CREATE OR REPLACE FUNCTION budget_denial(p_kind budget_kind) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE p_kind
+    SELECT CASE p_kind::text
         WHEN 'agent_day'          THEN 'over_daily_limit'
         WHEN 'session'            THEN 'over_session_limit'
         WHEN 'trace'              THEN 'over_trace_limit'
         WHEN 'agent_provider_day' THEN 'over_agent_provider_limit'
         WHEN 'provider_day'       THEN 'over_provider_limit'
         WHEN 'wallet_day'         THEN 'over_wallet_limit'
-        WHEN 'fleet_day'          THEN 'over_fleet_limit' END
+        WHEN 'fleet_day'          THEN 'over_fleet_limit'
+        WHEN 'hour'               THEN 'over_hourly_limit'
+        WHEN 'day'                THEN 'over_daily_limit'
+        WHEN 'month'              THEN 'over_monthly_limit'
+        WHEN 'lifetime'           THEN 'over_lifetime_limit'
+        WHEN 'rolling'            THEN 'over_rolling_limit' END
 $$;
-
--- The last wall, should a caller ever come around the functions: spent + held never RISES past the
--- limit. It may stand above it (a limit lowered while money is held), and it may always fall.
-CREATE OR REPLACE FUNCTION guard_budget() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    v_policy agent_policies;
-    v_limit  bigint;
-BEGIN
-    SELECT p.* INTO v_policy FROM agent_policies p WHERE p.agent_id = NEW.agent_id;
-    v_limit := counter_limit(NEW, v_policy);
-    IF NEW.spent_micros + NEW.held_micros > v_limit
-       OR v_limit IS NULL AND NEW.kind IN ('agent_day', 'session', 'trace') THEN
-        RAISE EXCEPTION 'budget % would rise to % of %',
-            NEW.scope, NEW.spent_micros + NEW.held_micros, v_limit
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
-    END IF;
-    -- Once without a limit, it may stand anywhere.
-    IF v_limit IS NULL THEN
-        NEW.top_limit_micros := 999999999999999999;
-    ELSE
-        NEW.top_limit_micros := greatest(NEW.top_limit_micros, v_limit);
-    END IF;
-    RETURN NEW;
-END $$;
 
 CREATE OR REPLACE FUNCTION trace_scope(p_agent_id uuid, p_trace_id text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$ SELECT '30/trace/' || p_agent_id || '/' || p_trace_id $$;
@@ -104,229 +91,26 @@ DO $$ BEGIN
         pay_to text, facilitator_url text,
         payer text, fee_payer text, source_account text, destination_account text, memo text,
         blockhash text, last_valid_block_height bigint, blockhash_slot bigint,
-        client_signature text, message_sha256 bytea, payment_payload jsonb);
+        client_signature text, message_sha256 bytea, payment_payload jsonb,
+        idempotency_key bytea, key_seconds double precision, share boolean, payment_header text,
+        identified boolean, beside boolean,
+        policy_version bigint, rules jsonb, shadow_reason text);
 EXCEPTION WHEN duplicate_object THEN NULL;
-END $$;
-
--- Every counter that a payment takes from, unlocked and not yet made, in lock order.
-DROP FUNCTION IF EXISTS counters_of(reservation_request, date);
-CREATE FUNCTION counters_of(q reservation_request, p_today date) RETURNS TABLE (
-    scope text, kind budget_kind, agent_id uuid, day date, session_id text, subject text
-) LANGUAGE sql IMMUTABLE AS $$
-    SELECT c.scope, c.kind::budget_kind, c.agent_id, c.day, c.session_id, c.subject
-      FROM (VALUES
-        (agent_day_scope(q.agent_id, p_today), 'agent_day', q.agent_id, p_today, NULL, NULL, true),
-        (session_scope(q.agent_id, q.session_id), 'session', q.agent_id, NULL, q.session_id, NULL,
-            q.session_id IS NOT NULL),
-        (trace_scope(q.agent_id, q.trace_id), 'trace', q.agent_id, NULL, NULL, q.trace_id,
-            q.trace_id IS NOT NULL),
-        ('40/agent-provider-day/' || q.agent_id || '/' || q.provider || to_char(p_today, '/YYYY-MM-DD'),
-            'agent_provider_day', q.agent_id, p_today, NULL, q.provider, true),
-        ('50/provider-day/' || q.provider || to_char(p_today, '/YYYY-MM-DD'),
-            'provider_day', NULL, p_today, NULL, q.provider, true),
-        ('60/wallet-day/' || q.network || '/' || q.payer || to_char(p_today, '/YYYY-MM-DD'),
-            'wallet_day', NULL, p_today, NULL, q.payer, q.payer IS NOT NULL),
-        ('70/fleet-day' || to_char(p_today, '/YYYY-MM-DD'), 'fleet_day', NULL, p_today, NULL, NULL, true)
-      ) AS c (scope, kind, agent_id, day, session_id, subject, wanted)
-     WHERE c.wanted ORDER BY c.scope COLLATE "C"
-$$;
-
--- The counters of these requests, made where they are missing, and others that are there: all locked,
--- in the one order. Returns the scopes of the requests.
-CREATE OR REPLACE FUNCTION lock_counters(
-    p_requests reservation_request[], p_today date, p_others text[] DEFAULT '{}'
-) RETURNS text[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
-DECLARE
-    v_scopes text[];
-BEGIN
-    SELECT coalesce(array_agg(DISTINCT c.scope), '{}') INTO v_scopes
-      FROM unnest(p_requests) q, counters_of(q, p_today) c;
-    IF (SELECT count(*) FROM budget_counters b WHERE b.scope = ANY (v_scopes)) < cardinality(v_scopes) THEN
-        INSERT INTO budget_counters (scope, kind, agent_id, day, session_id, subject)
-        SELECT DISTINCT ON (c.scope) c.scope, c.kind, c.agent_id, c.day, c.session_id, c.subject
-          FROM unnest(p_requests) q, counters_of(q, p_today) c
-         WHERE c.agent_id IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent_id)
-         ORDER BY c.scope
-        ON CONFLICT (scope) DO NOTHING;
-    END IF;
-    PERFORM 1 FROM budget_counters b
-      WHERE b.scope = ANY (v_scopes || p_others) ORDER BY b.scope FOR UPDATE;
-    RETURN v_scopes;
 END $$;
 
 DROP FUNCTION IF EXISTS reserve(uuid, uuid, bigint, numeric, text, text, text, text, text, bytea, integer,
     text, text, text, text, text, text, text, text, text, text, bigint, bigint, text, bytea, jsonb);
 
--- Takes the price from every budget or from none; writes the request, the payment, the decision and
--- the step. Codes: ok, unknown_agent, frozen, spending_halted (by the one switch), over_per_call_limit,
--- over_…_limit, what `prior_payment` says of the same request (`joined` is the payment it was about),
--- duplicate_message (those bytes are another payment's), abandoned (released before or meanwhile).
+-- `take` (0029), with all that it wants to be held: the price from every budget or from none.
 CREATE OR REPLACE FUNCTION reserve(p_request jsonb) RETURNS reservation
 LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
 DECLARE
-    q          reservation_request := jsonb_populate_record(NULL::reservation_request, p_request);
-    r          reservation;
-    v_today    date := (now() AT TIME ZONE 'UTC')::date;
-    v_scopes   text[];
-    v_day      budget_counters;   -- the agent's
-    v_counter  budget_counters;
-    v_policy   agent_policies;
-    v_limit    bigint;
-    v_scope    text;
-    v_before   bigint;
-    v_session  bigint := 0;
-    v_trace    bigint;            -- left to the trace, before
-    v_taken    bigint := 0;
-    v_prior    text;
+    q reservation_request := jsonb_populate_record(NULL::reservation_request, p_request);
 BEGIN
+    PERFORM hold_policies();
     PERFORM lock_payment_id(q.payment_id);
-
-    SELECT d.reason, d.limit_micros, d.scope_spent_micros, d.scope_held_micros, d.remaining_micros,
-           d.day, CASE WHEN d.scope LIKE '%-day/%' AND d.decision = 'deny' THEN utc_midnight_after(d.day) END
-      INTO r FROM policy_decision_logs d
-     WHERE d.payment_id = q.payment_id AND d.created_at > now() - interval '1 day';
-    IF FOUND THEN
-        IF r.code = 'ok' AND EXISTS (
-            SELECT 1 FROM payments p WHERE p.id = q.payment_id AND p.status = 'FAILED') THEN
-            r.code := 'abandoned';
-        END IF;
-        RETURN r;
-    END IF;
-
-    r := ('ok', 0, 0, 0, 0, v_today, NULL, NULL);
-    IF NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = q.agent_id AND a.is_active) THEN
-        r.code := 'unknown_agent';
-    ELSE
-        v_scopes := lock_counters(ARRAY[q], v_today);
-        SELECT * INTO v_day FROM budget_counters b WHERE b.scope = agent_day_scope(q.agent_id, v_today);
-
-        -- Read after the wait for the counters, and held still until the end: whoever has frozen
-        -- this agent and got the answer can be sure that nothing is granted any more.
-        SELECT p.* INTO v_policy FROM agent_policies p WHERE p.agent_id = q.agent_id FOR SHARE;
-        IF NOT FOUND THEN
-            r.code := 'unknown_agent';
-        ELSE
-            PERFORM 1 FROM spend_limits l
-              WHERE (l.agent_id = q.agent_id OR l.agent_id IS NULL)
-                AND l.subject IN (q.provider, q.payer, '*') FOR SHARE;
-            r.limit_micros := v_policy.daily_limit_micros;
-            r.spent_micros := v_day.spent_micros;
-            r.held_micros := v_day.held_micros;
-            r.remaining_micros := NULL;
-            v_scope := v_day.scope;
-            v_before := r.limit_micros - r.spent_micros - r.held_micros;
-
-            SELECT x.code, x.payment_id INTO v_prior, r.joined
-              FROM prior_payment(q.agent_id, q.request_key, q.idempotency_key, q.key_seconds, q.share, q.instance) x;
-            IF v_prior IS NULL AND q.idempotency_key IS NOT NULL THEN
-                PERFORM free_idempotency_key(q.agent_id, q.idempotency_key, q.key_seconds);
-            END IF;
-            IF v_policy.frozen THEN
-                r.code := 'frozen';
-            ELSIF (SELECT s.halted OR s.timeline <> current_timeline() AND NOT s.failover_safe
-                     FROM spending s FOR SHARE) THEN
-                r.code := 'spending_halted';
-            ELSIF q.price_micros > v_policy.per_call_limit_micros THEN
-                r.code := 'over_per_call_limit';
-                r.limit_micros := v_policy.per_call_limit_micros;
-                r.spent_micros := 0;
-                r.held_micros := 0;
-            ELSIF v_prior IS NOT NULL THEN
-                r.code := v_prior;
-            ELSIF EXISTS (SELECT 1 FROM abandoned_reservations a WHERE a.payment_id = q.payment_id) THEN
-                r.code := 'abandoned';
-            END IF;
-            -- Whoever may not pay at all is told that, and not of the payment from before.
-            IF r.code IS DISTINCT FROM v_prior THEN
-                r.joined := NULL;
-            END IF;
-
-            FOR v_counter IN SELECT * FROM budget_counters b WHERE b.scope = ANY (v_scopes) ORDER BY b.scope LOOP
-                v_limit := counter_limit(v_counter, v_policy);
-                r.remaining_micros := least(
-                    r.remaining_micros, v_limit - v_counter.spent_micros - v_counter.held_micros);
-                IF v_counter.kind = 'session' THEN
-                    v_session := v_counter.spent_micros;
-                ELSIF v_counter.kind = 'trace' THEN
-                    v_trace := v_limit - v_counter.spent_micros - v_counter.held_micros;
-                END IF;
-                IF r.code = 'ok'
-                   AND v_counter.spent_micros + v_counter.held_micros + q.price_micros > v_limit THEN
-                    r.code := budget_denial(v_counter.kind);
-                    r.limit_micros := v_limit;
-                    r.spent_micros := v_counter.spent_micros;
-                    r.held_micros := v_counter.held_micros;
-                    v_scope := v_counter.scope;
-                    IF v_counter.day IS NOT NULL THEN
-                        r.resets_at := utc_midnight_after(v_today);
-                    END IF;
-                END IF;
-            END LOOP;
-        END IF;
-        INSERT INTO api_requests (id, agent_id, session_id, trace_id, provider, method, endpoint, api_type,
-                                  http_status, x402_instructions, response_headers, status, error_class)
-        VALUES (coalesce(q.api_request_id, q.payment_id), q.agent_id, q.session_id, q.trace_id, q.provider,
-                q.method, q.endpoint, coalesce(q.api_type, 'MARKET_DATA'), 402, q.instructions,
-                q.response_headers,
-                CASE r.code WHEN 'ok' THEN 'PAYMENT_REQUIRED' ELSE 'FAILED' END::request_status,
-                CASE r.code WHEN 'ok' THEN NULL ELSE 'denied' END)
-        ON CONFLICT (id) DO NOTHING;
-    END IF;
-
-    IF r.code = 'ok' THEN
-        INSERT INTO payments (
-            id, agent_id, status, amount_atomic, price_micros, day, scopes, policy_version,
-            session_id, trace_id, provider, method, endpoint, url_sealed, request_key,
-            request_body_sha256, instance, api_request_id,
-            x402_version, network, asset, symbol, decimals, pay_to, facilitator_url,
-            payer, fee_payer, source_account, destination_account, memo, blockhash,
-            last_valid_block_height, blockhash_slot, client_signature, message_sha256,
-            payment_payload, idempotency_key, payment_header, identified)
-        VALUES (
-            q.payment_id, q.agent_id,
-            CASE WHEN q.message_sha256 IS NULL THEN 'INITIATED' ELSE 'SIGNED' END::payment_status,
-            q.amount_atomic, q.price_micros, v_today, v_scopes, v_policy.version,
-            q.session_id, q.trace_id, q.provider, q.method, q.endpoint, q.url_sealed, q.request_key,
-            q.request_body_sha256, q.instance, coalesce(q.api_request_id, q.payment_id),
-            q.x402_version, q.network, q.asset, q.symbol, coalesce(q.decimals, 6), q.pay_to,
-            q.facilitator_url,
-            q.payer, q.fee_payer, q.source_account, q.destination_account, q.memo, q.blockhash,
-            q.last_valid_block_height, q.blockhash_slot, q.client_signature, q.message_sha256,
-            q.payment_payload, q.idempotency_key, q.payment_header, coalesce(q.identified, false))
-        ON CONFLICT DO NOTHING;
-        IF NOT FOUND THEN
-            r.code := 'duplicate_message';
-            UPDATE api_requests a SET status = 'FAILED', error_class = 'blockhash_in_use'
-             WHERE a.id = coalesce(q.api_request_id, q.payment_id) AND a.status = 'PAYMENT_REQUIRED';
-        ELSE
-            UPDATE budget_counters c
-               SET held_micros = c.held_micros + q.price_micros, updated_at = now()
-             WHERE c.scope = ANY (v_scopes);
-            v_taken := q.price_micros;
-            r.held_micros := r.held_micros + v_taken;
-            r.remaining_micros := r.remaining_micros - v_taken;
-        END IF;
-    END IF;
-
-    INSERT INTO policy_decision_logs (
-        payment_id, trace_id, session_id, agent_id, method, endpoint, decision, reason,
-        policy_version, scope, limit_micros, scope_spent_micros, scope_held_micros,
-        quoted_price_micros, spent_today_micros, reserved_micros, remaining_daily_micros,
-        budget_before_micros, remaining_micros, day)
-    VALUES (q.payment_id, q.trace_id, q.session_id, q.agent_id, q.method, q.endpoint,
-            CASE r.code WHEN 'ok' THEN 'allow' ELSE 'deny' END, r.code,
-            v_policy.version, v_scope, r.limit_micros, r.spent_micros, r.held_micros,
-            q.price_micros, coalesce(v_day.spent_micros, 0), coalesce(v_day.held_micros, 0) + v_taken,
-            coalesce(v_before, 0) - v_taken, v_before, r.remaining_micros, v_today);
-    -- A second try under a newer blockhash is the same step.
-    IF v_trace IS NOT NULL AND r.code <> 'duplicate_message' THEN
-        PERFORM add_step(q.agent_id, q.trace_id, q.session_id, coalesce(q.tool_name, q.provider), q.endpoint,
-                         q.price_micros, r.code, v_trace, v_trace - v_taken, v_policy.trace_limit_micros,
-                         v_session, CASE r.code WHEN 'ok' THEN 'reserved' ELSE 'denied' END,
-                         CASE r.code WHEN 'ok' THEN q.payment_id END);
-    END IF;
-    RETURN r;
+    PERFORM lock_counters(ARRAY[q], now());
+    RETURN take(q);
 END $$;
 
 DROP FUNCTION IF EXISTS settle(uuid, boolean, text, text, text, text, text, text, integer, boolean, integer, text, text);
@@ -341,6 +125,7 @@ DECLARE
     v_response jsonb := jsonb_or_null(p ->> 'response');
     v_hash     text := substring(p ->> 'transaction' FROM '^[0-9A-Za-z]{32,88}$');
 BEGIN
+    PERFORM hold_policies();
     SELECT * INTO v_payment FROM payments x WHERE x.id = v_id FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 'absent';
@@ -430,6 +215,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = pub
 DECLARE
     v_payment payments;
 BEGIN
+    PERFORM hold_policies();
     PERFORM lock_payment_id(p_id);
     SELECT * INTO v_payment FROM payments p WHERE p.id = p_id FOR UPDATE;
     IF NOT FOUND THEN
@@ -504,11 +290,11 @@ BEGIN
     INSERT INTO policy_decision_logs (
         id, trace_id, session_id, agent_id, method, endpoint, decision, reason, detail,
         policy_version, limit_micros, quoted_price_micros, spent_today_micros, reserved_micros,
-        remaining_daily_micros, budget_before_micros, day)
+        remaining_daily_micros, budget_before_micros, day, shadow_reason)
     VALUES (v_id, v_trace, v_session, v_agent, p ->> 'method', p ->> 'endpoint', 'deny', p ->> 'reason',
             coalesce(p ->> 'detail', ''), (p ->> 'policy_version')::bigint, (p ->> 'limit_micros')::bigint,
             (p ->> 'price_micros')::bigint, coalesce(v_day.spent_micros, 0),
-            coalesce(v_day.held_micros, 0), v_left, v_left, v_today);
+            coalesce(v_day.held_micros, 0), v_left, v_left, v_today, p ->> 'shadow_reason');
 
     IF p ->> 'api_request_id' IS NULL OR v_policy.agent_id IS NULL THEN
         RETURN 'noted';
@@ -555,30 +341,33 @@ CREATE OR REPLACE FUNCTION tick(p_moves jsonb)
 RETURNS TABLE (ordinal integer, outcome jsonb, failure text, sqlstate_ text)
 LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
 DECLARE
-    v_today    date := (now() AT TIME ZONE 'UTC')::date;
     v_requests reservation_request[];
     v_ids      uuid[];
     v_agents   uuid[];
+    v_served   uuid[];   -- payments whose delivery is written
     v_move     jsonb;
+    v_reserved integer := 0;
 BEGIN
+    PERFORM hold_policies();
     SELECT array_agg(DISTINCT i.id) INTO v_ids FROM (
         SELECT (m -> 'args' ->> 'payment_id')::uuid AS id
           FROM jsonb_array_elements(p_moves) m
          WHERE m ->> 'move' IN ('reserve', 'settle', 'release', 'doubt')) i;
     PERFORM lock_payment_id(i.id) FROM (SELECT unnest(v_ids) AS id ORDER BY 1) i;
-    PERFORM 1 FROM payments x WHERE x.id = ANY (v_ids) ORDER BY x.id FOR UPDATE;
-    SELECT array_agg(jsonb_populate_record(NULL::reservation_request, m -> 'args')) INTO v_requests
-      FROM jsonb_array_elements(p_moves) m WHERE m ->> 'move' = 'reserve';
-    PERFORM lock_counters(v_requests, v_today, ARRAY(
+    -- A delivery refers to its payment, and may be a loss (0030): it waits for nobody further on.
+    SELECT array_agg((m -> 'args' ->> 'payment_id')::uuid) INTO v_served
+      FROM jsonb_array_elements(p_moves) m WHERE m ->> 'move' = 'deliver';
+    PERFORM 1 FROM payments x WHERE x.id = ANY (v_ids || v_served) ORDER BY x.id FOR UPDATE;
+    SELECT array_agg(jsonb_populate_record(NULL::reservation_request, m -> 'args') ORDER BY n) INTO v_requests
+      FROM jsonb_array_elements(p_moves) WITH ORDINALITY o (m, n) WHERE m ->> 'move' = 'reserve';
+    PERFORM lock_counters(v_requests, now(), ARRAY(
         SELECT DISTINCT s FROM payments x, unnest(x.scopes) s WHERE x.id = ANY (v_ids)));
     -- The chains of receipts (0025) before the first of them grows: two batches of different days
     -- share no counter, so nothing else would keep them in one order.
     SELECT array_agg(DISTINCT x.agent_id) INTO v_agents
       FROM jsonb_array_elements(p_moves) m JOIN payments x ON x.id = (m -> 'args' ->> 'payment_id')::uuid
-     WHERE m ->> 'move' = 'settle';
-    IF cardinality(v_agents) > 1 THEN  -- a single one is locked by its receipt
-        PERFORM 1 FROM receipt_chains c WHERE c.agent_id = ANY (v_agents) ORDER BY c.agent_id FOR NO KEY UPDATE;
-    END IF;
+     WHERE m ->> 'move' IN ('settle', 'deliver');
+    PERFORM 1 FROM receipt_chains c WHERE c.agent_id = ANY (v_agents) ORDER BY c.agent_id FOR NO KEY UPDATE;
 
     ordinal := -1;
     FOR v_move IN SELECT m FROM jsonb_array_elements(p_moves) m LOOP
@@ -586,9 +375,10 @@ BEGIN
         outcome := NULL;
         failure := NULL;
         sqlstate_ := NULL;
+        v_reserved := v_reserved + (v_move ->> 'move' = 'reserve')::integer;
         BEGIN
             CASE v_move ->> 'move'
-                WHEN 'reserve' THEN outcome := to_jsonb(reserve(v_move -> 'args'));
+                WHEN 'reserve' THEN outcome := to_jsonb(take(v_requests[v_reserved]));
                 WHEN 'settle'  THEN outcome := to_jsonb(settle(v_move -> 'args'));
                 WHEN 'release' THEN outcome := to_jsonb(release(
                     (v_move -> 'args' ->> 'payment_id')::uuid, v_move -> 'args' ->> 'reason'));

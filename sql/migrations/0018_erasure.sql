@@ -3,7 +3,8 @@
 -- turn back, and its data key goes, so that what was sealed under it is noise, here and in every
 -- backup that lacks the proxy's own key.
 
--- Evidence never changes, but for what an erased agent called its sessions and traces.
+-- Evidence never changes, but for what an erased agent called its sessions and traces, and for budgets
+-- that begin to count a payment that is open, or may be reversed (0029): they come behind the others.
 CREATE OR REPLACE FUNCTION guard_payment() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
@@ -30,12 +31,16 @@ BEGIN
             USING ERRCODE = 'check_violation', CONSTRAINT = 'payment_transition';
     END IF;
     -- What was decided on and signed is evidence: it never changes again.
-    IF (NEW.id, NEW.agent_id, NEW.amount_atomic, NEW.price_micros, NEW.day, cardinality(NEW.scopes),
+    IF (NEW.id, NEW.agent_id, NEW.amount_atomic, NEW.price_micros, NEW.day,
         NEW.network, NEW.asset, NEW.pay_to, NEW.created_at)
        IS DISTINCT FROM
-       (OLD.id, OLD.agent_id, OLD.amount_atomic, OLD.price_micros, OLD.day, cardinality(OLD.scopes),
+       (OLD.id, OLD.agent_id, OLD.amount_atomic, OLD.price_micros, OLD.day,
         OLD.network, OLD.asset, OLD.pay_to, OLD.created_at)
-       OR NEW.scopes <> OLD.scopes AND current_setting('autopay.erasing', true) IS DISTINCT FROM 'on'
+       OR NEW.scopes <> OLD.scopes AND NOT (
+           current_setting('autopay.erasing', true) IS NOT DISTINCT FROM 'on'
+           AND cardinality(NEW.scopes) = cardinality(OLD.scopes)
+           OR current_setting('autopay.counting', true) IS NOT DISTINCT FROM 'on'
+           AND NEW.status <> 'FAILED' AND NEW.scopes[:cardinality(OLD.scopes)] = OLD.scopes)
        OR OLD.status <> 'INITIATED' AND
        (NEW.message_sha256, NEW.client_signature, NEW.blockhash, NEW.last_valid_block_height,
         NEW.memo, NEW.fee_payer, NEW.source_account, NEW.destination_account, NEW.payment_payload)

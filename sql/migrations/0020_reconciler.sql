@@ -99,6 +99,7 @@ DECLARE
     v_payment payments;
     v_result  text;
 BEGIN
+    PERFORM hold_policies();
     PERFORM claim_transaction(p_id, p_seen ->> 'signature');
     SELECT * INTO v_payment FROM payments p WHERE p.id = p_id;
     IF NOT FOUND THEN
@@ -126,6 +127,7 @@ DECLARE
     v_result  text;
     v_named   text;
 BEGIN
+    PERFORM hold_policies();
     v_result := confirm_from_chain(p_id, p_seen);
     IF v_result NOT IN ('settled', 'already') THEN
         RETURN v_result;
@@ -169,6 +171,7 @@ DECLARE
     v_existed boolean;
     v_code    text;
 BEGIN
+    PERFORM hold_policies();
     IF p_seen IS NULL THEN
         PERFORM lock_payment_id(p_id);
     ELSE

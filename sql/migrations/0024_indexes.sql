@@ -15,12 +15,3 @@ CREATE INDEX IF NOT EXISTS idx_policy_decision_logs_denied ON policy_decision_lo
 -- a session by its name, whichever agent's it is
 CREATE INDEX IF NOT EXISTS idx_budget_counters_session ON budget_counters (session_id)
     WHERE kind = 'session';
-
--- Answers "which challenges offered this" (@>, @?, @@) as before, at a third of the size and of the
--- cost of every change of a request's row.
-DO $$ BEGIN
-    IF (SELECT pg_get_indexdef('idx_api_requests_instructions'::regclass)) NOT LIKE '%jsonb_path_ops%' THEN
-        DROP INDEX idx_api_requests_instructions;
-        CREATE INDEX idx_api_requests_instructions ON api_requests USING gin (x402_instructions jsonb_path_ops);
-    END IF;
-END $$;

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS receipt_links (
 COMMENT ON TABLE receipt_links IS
     'reversal: the chain proved the payment dead; correction: another transaction than was booked';
 COMMENT ON COLUMN receipt_links.canonical IS 'RFC 8785: sorted, no blanks; these very bytes are hashed';
+CREATE INDEX IF NOT EXISTS idx_receipt_links_recorded ON receipt_links (recorded_at);
 
 CREATE TABLE IF NOT EXISTS receipt_keys (
     key_id     bytea PRIMARY KEY CHECK (key_id = sha256(public_key)),

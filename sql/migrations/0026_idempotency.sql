@@ -34,19 +34,6 @@ ALTER TABLE retry_attempts
 COMMENT ON COLUMN retry_attempts.kind IS
     'connection: nothing had left yet; representation: the same signed bytes went out again';
 
-DO $$
-DECLARE
-    v_attribute text;
-BEGIN
-    FOREACH v_attribute IN ARRAY ARRAY['idempotency_key bytea', 'key_seconds double precision',
-                                       'share boolean', 'payment_header text', 'identified boolean'] LOOP
-        BEGIN
-            EXECUTE 'ALTER TYPE reservation_request ADD ATTRIBUTE ' || v_attribute;
-        EXCEPTION WHEN duplicate_column THEN NULL;
-        END;
-    END LOOP;
-END $$;
-
 -- Answers that were paid for: those that did not reach their program, and those under a key. Private:
 -- sealed under the agent's own key, erased with the agent, removed when their time is over.
 CREATE TABLE IF NOT EXISTS kept_answers (
@@ -112,16 +99,20 @@ BEGIN
 END $$;
 
 -- What a request has to do with payments from before; no code if nothing. Beside the codes of
--- `answer_state` there is idempotency_key_reused. With the caller's rights and settings: every
--- reservation asks, and to change those for each costs as much as the answer.
-DROP FUNCTION IF EXISTS prior_payment(uuid, bytea, bytea, double precision, boolean, uuid);
-CREATE FUNCTION prior_payment(
+-- `answer_state` there are idempotency_key_reused, and request_elsewhere: an equal payment is open that
+-- another process sent and seems to wait for. Whether this is a second purchase beside that one, or the
+-- first asking again, only that process knows. So it is asked (proxy/ledger/presence.py), and until it has
+-- said that its program still waits, nothing is signed for anew. With the caller's rights and settings:
+-- every reservation asks, and to change those for each costs as much as the answer.
+CREATE OR REPLACE FUNCTION prior_payment(
     p_agent uuid, p_request bytea, p_key bytea, p_key_seconds double precision, p_share boolean,
     p_me uuid, OUT code text, OUT payment_id uuid
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    v       payments;
-    v_since timestamptz := now() - make_interval(secs => coalesce(p_key_seconds, 86400));
+    v           payments;
+    v_doubtful  boolean;
+    v_elsewhere uuid;
+    v_since     timestamptz := now() - make_interval(secs => coalesce(p_key_seconds, 86400));
 BEGIN
     IF p_key IS NOT NULL THEN
         SELECT * INTO v FROM payments p
@@ -140,15 +131,18 @@ BEGIN
     END IF;
     -- Four statements, not one: each is planned once and for all, and most requests have nothing to
     -- find (60 us for all of them together).
-    SELECT p.id INTO payment_id FROM payments p
+    SELECT p.id, p.in_doubt_since IS NOT NULL
+                 OR instance_key(p.instance) <> ALL ((SELECT running_instances())::bigint[])
+      INTO payment_id, v_doubtful FROM payments p
      WHERE p.agent_id = p_agent AND p.request_key = p_request AND p.status IN ('INITIATED', 'SIGNED')
-       AND (p.in_doubt_since IS NOT NULL
-            OR p.instance <> p_me AND instance_key(p.instance) <> ALL ((SELECT running_instances())::bigint[]))
-     ORDER BY p.created_at DESC LIMIT 1;
-    IF FOUND THEN
+       AND (p.in_doubt_since IS NOT NULL OR p.instance <> p_me)
+     ORDER BY 2 DESC, p.created_at DESC LIMIT 1;
+    IF v_doubtful THEN
         code := 'payment_in_doubt';
         RETURN;
     END IF;
+    v_elsewhere := payment_id;
+    payment_id := NULL;
     IF p_key IS NOT NULL THEN
         RETURN;  -- a key of its own says that it is a request of its own
     END IF;
@@ -176,6 +170,9 @@ BEGIN
         IF FOUND THEN
             code := 'request_in_progress';
         END IF;
+    ELSIF v_elsewhere IS NOT NULL THEN
+        payment_id := v_elsewhere;
+        code := 'request_elsewhere';
     END IF;
 END $$;
 

@@ -80,18 +80,6 @@ COMMENT ON COLUMN policy_decision_logs.shadow_reason IS
     'what the shadow book would have said: ok, or its reason; NULL: there was none';
 COMMENT ON COLUMN policy_decision_logs.policy_version IS 'of the book of policies';
 
-DO $$
-DECLARE
-    v_attribute text;
-BEGIN
-    FOREACH v_attribute IN ARRAY ARRAY['policy_version bigint', 'rules jsonb', 'shadow_reason text'] LOOP
-        BEGIN
-            EXECUTE 'ALTER TYPE reservation_request ADD ATTRIBUTE ' || v_attribute;
-        EXCEPTION WHEN duplicate_column THEN NULL;
-        END;
-    END LOOP;
-END $$;
-
 CREATE OR REPLACE FUNCTION policy_version() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (SELECT b.version FROM policy_book b);
@@ -458,64 +446,6 @@ BEGIN
         END IF;
     END LOOP;
     version := policy_version();
-END $$;
-
--- The decision row of a denial that took no budget: a policy's "no", a 402 that cannot be paid, a
--- place where the agent may not be taken. The numbers of the agent's day are read here, without
--- waiting for anybody's lock. With `api_request_id` there was a 402, and it gets its row.
-CREATE OR REPLACE FUNCTION note_denial(p jsonb) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
-DECLARE
-    v_id      uuid := p ->> 'id';
-    v_agent   uuid := p ->> 'agent_id';
-    v_session text := p ->> 'session_id';
-    v_trace   text := p ->> 'trace_id';
-    v_today   date := (now() AT TIME ZONE 'UTC')::date;
-    v_day     budget_counters;
-    v_policy  agent_policies;
-    v_spent   bigint;
-    v_left    bigint;
-    v_task    bigint;
-BEGIN
-    PERFORM lock_payment_id(v_id);
-    IF EXISTS (SELECT 1 FROM policy_decision_logs d WHERE d.id = v_id AND d.created_at > now() - interval '1 day') THEN
-        RETURN 'already';
-    END IF;
-    SELECT * INTO v_day FROM budget_counters c WHERE c.scope = agent_day_scope(v_agent, v_today);
-    SELECT * INTO v_policy FROM agent_policies x WHERE x.agent_id = v_agent;
-    v_left := coalesce(v_policy.daily_limit_micros, 0)
-              - coalesce(v_day.spent_micros, 0) - coalesce(v_day.held_micros, 0);
-    INSERT INTO policy_decision_logs (
-        id, trace_id, session_id, agent_id, method, endpoint, decision, reason, detail,
-        policy_version, limit_micros, quoted_price_micros, spent_today_micros, reserved_micros,
-        remaining_daily_micros, budget_before_micros, day, shadow_reason)
-    VALUES (v_id, v_trace, v_session, v_agent, p ->> 'method', p ->> 'endpoint', 'deny', p ->> 'reason',
-            coalesce(p ->> 'detail', ''), (p ->> 'policy_version')::bigint, (p ->> 'limit_micros')::bigint,
-            (p ->> 'price_micros')::bigint, coalesce(v_day.spent_micros, 0),
-            coalesce(v_day.held_micros, 0), v_left, v_left, v_today, p ->> 'shadow_reason');
-
-    IF p ->> 'api_request_id' IS NULL OR v_policy.agent_id IS NULL THEN
-        RETURN 'noted';
-    END IF;
-    INSERT INTO api_requests (id, agent_id, session_id, trace_id, provider, method, endpoint, api_type,
-                              http_status, x402_instructions, response_headers, status, error_class)
-    VALUES ((p ->> 'api_request_id')::uuid, v_agent, v_session, v_trace, coalesce(p ->> 'provider', ''),
-            p ->> 'method', p ->> 'endpoint', coalesce(p ->> 'api_type', 'MARKET_DATA')::api_type,
-            402, p -> 'instructions', p -> 'response_headers', 'FAILED',
-            coalesce((SELECT e.code FROM error_classifications e
-                       WHERE e.code IN (p ->> 'reason', p ->> 'detail') LIMIT 1), 'denied'))
-    ON CONFLICT (id) DO NOTHING;
-    IF v_trace IS NOT NULL THEN
-        SELECT c.spent_micros INTO v_spent FROM budget_counters c
-         WHERE c.scope = session_scope(v_agent, v_session);
-        SELECT v_policy.trace_limit_micros - c.spent_micros - c.held_micros INTO v_task
-          FROM budget_counters c WHERE c.scope = trace_scope(v_agent, v_trace);
-        v_task := coalesce(v_task, v_policy.trace_limit_micros);
-        PERFORM add_step(v_agent, v_trace, v_session, coalesce(p ->> 'tool_name', p ->> 'provider', ''),
-                         p ->> 'endpoint', (p ->> 'price_micros')::bigint, p ->> 'reason', v_task, v_task,
-                         v_policy.trace_limit_micros, coalesce(v_spent, 0), 'denied', NULL);
-    END IF;
-    RETURN 'noted';
 END $$;
 
 -- The policies' own.

@@ -9,10 +9,9 @@
 -- is never less strict than N hours. Two payments on either side of a full hour share no such counter;
 -- what makes them wait for each other is the row 84/rolling, which holds no money.
 --
--- Locks, in this order: the book of policies (hold_policies, 0028), payment ids, payment rows, counters
--- by scope, policy and limits, trace, chains. Denials come in the order of the questions: frozen,
--- spending_halted, over_per_call_limit, payments from before, abandoned, `policy_gate`; then the
--- counters by scope, each its money before its number of payments.
+-- Denials come in the order of the questions: frozen, spending_halted, over_per_call_limit, payments from
+-- before (0026), abandoned, `policy_gate` (0030); then the counters by scope, each its money before its
+-- number of payments. Locks are taken in the order that 0017 tells.
 
 -- Not used before this transaction is over: functions name them as text, or in plpgsql, which binds late.
 ALTER TYPE budget_kind ADD VALUE IF NOT EXISTS 'hour';
@@ -29,7 +28,8 @@ BEGIN
     ALTER TABLE budget_counters
         ADD COLUMN IF NOT EXISTS held_calls bigint NOT NULL DEFAULT 0 CHECK (held_calls >= 0),
         ADD COLUMN IF NOT EXISTS brought_micros bigint NOT NULL DEFAULT 0 CHECK (brought_micros >= 0),
-        ADD COLUMN IF NOT EXISTS brought_calls bigint NOT NULL DEFAULT 0 CHECK (brought_calls >= 0);
+        ADD COLUMN IF NOT EXISTS brought_calls bigint NOT NULL DEFAULT 0 CHECK (brought_calls >= 0),
+        ADD COLUMN IF NOT EXISTS alerted smallint NOT NULL DEFAULT 0 CHECK (alerted IN (0, 50, 80, 100));
     IF v_new THEN  -- once: from here on the moves count them
         UPDATE budget_counters c SET held_calls = o.calls
           FROM (SELECT s AS scope, count(*) AS calls FROM payments p, unnest(p.scopes) s
@@ -41,16 +41,7 @@ COMMENT ON COLUMN budget_counters.held_calls IS 'how many payments hold held_mic
 COMMENT ON COLUMN budget_counters.brought_micros IS
     'of spent_micros: by payments that were final when this began to be counted, and do not name it';
 COMMENT ON COLUMN budget_counters.brought_calls IS 'of paid_calls: likewise';
-COMMENT ON COLUMN budget_counters.subject IS
-    'the trace, provider, wallet or pattern of providers that it is about';
-ALTER TABLE budget_counters
-    DROP CONSTRAINT IF EXISTS budget_counters_subject_check,
-    ADD CONSTRAINT budget_counters_subject_check CHECK (CASE
-        WHEN kind::text IN ('hour', 'day', 'month', 'lifetime', 'rolling') THEN
-            num_nonnulls(agent_id, subject) > 0 AND (kind::text IN ('lifetime', 'rolling')) = (day IS NULL)
-        ELSE (kind::text IN ('agent_day', 'session', 'fleet_day') OR subject IS NOT NULL)
-            AND (kind::text NOT IN ('trace', 'agent_provider_day') OR agent_id IS NOT NULL)
-            AND (kind::text IN ('agent_day', 'session', 'trace') OR day IS NOT NULL) END);
+COMMENT ON COLUMN budget_counters.alerted IS 'the highest share of its limit, in percent, that somebody was told of';
 
 -- What policy_rules says of windows, one row each.
 CREATE TABLE IF NOT EXISTS policy_limits (
@@ -73,10 +64,6 @@ ALTER TABLE policy_decision_logs
     ADD COLUMN IF NOT EXISTS facts jsonb;
 COMMENT ON COLUMN policy_decision_logs.resets_at IS 'when the window that refused has room again, if it ever has';
 COMMENT ON COLUMN policy_decision_logs.facts IS 'what a program is told beside the numbers';
-DO $$ BEGIN
-    ALTER TYPE reservation ADD ATTRIBUTE detail jsonb;
-EXCEPTION WHEN duplicate_column THEN NULL;
-END $$;
 
 -- How a pattern may name this provider (scheme://host:port): its host, the domains above, its origin.
 CREATE OR REPLACE FUNCTION provider_names(p_provider text) RETURNS text[]
@@ -188,37 +175,10 @@ BEGIN
          WHERE x.micros >= p_micros AND x.calls >= p_calls);
 END $$;
 
--- What a counter may rise to by its policy's columns and the ceilings (0011); NULL if nothing holds it.
-CREATE OR REPLACE FUNCTION counter_limit(p_counter budget_counters, p_policy agent_policies) RETURNS bigint
-LANGUAGE sql STABLE AS $$
-    SELECT CASE p_counter.kind
-        WHEN 'agent_day' THEN p_policy.daily_limit_micros
-        WHEN 'session'   THEN least(p_policy.session_limit_micros, p_counter.limit_micros)
-        WHEN 'trace'     THEN p_policy.trace_limit_micros
-        ELSE CASE WHEN p_counter.kind IN ('agent_provider_day', 'provider_day', 'wallet_day', 'fleet_day')
-            THEN spend_limit(p_counter.kind, p_counter.agent_id, coalesce(p_counter.subject, '*')) END END
-$$;
-
-CREATE OR REPLACE FUNCTION budget_denial(p_kind budget_kind) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE p_kind::text
-        WHEN 'agent_day'          THEN 'over_daily_limit'
-        WHEN 'session'            THEN 'over_session_limit'
-        WHEN 'trace'              THEN 'over_trace_limit'
-        WHEN 'agent_provider_day' THEN 'over_agent_provider_limit'
-        WHEN 'provider_day'       THEN 'over_provider_limit'
-        WHEN 'wallet_day'         THEN 'over_wallet_limit'
-        WHEN 'fleet_day'          THEN 'over_fleet_limit'
-        WHEN 'hour'               THEN 'over_hourly_limit'
-        WHEN 'day'                THEN 'over_daily_limit'
-        WHEN 'month'              THEN 'over_monthly_limit'
-        WHEN 'lifetime'           THEN 'over_lifetime_limit'
-        WHEN 'rolling'            THEN 'over_rolling_limit' END
-$$;
-
 -- The last wall, should a caller ever come around the functions: neither spent + held nor the number of
 -- payments ever RISES past its limit. They may stand above it (a limit lowered while money is held, or
--- set where more was spent already), and they may always fall. What rises by a payment counts it.
+-- set where more was spent already), and they may always fall. What rises by a payment counts it, and is
+-- looked at for alerts (0031).
 CREATE OR REPLACE FUNCTION guard_budget() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_kind   text := NEW.kind;
@@ -229,6 +189,8 @@ DECLARE
     v_limit  bigint;
     v_most   bigint;
     v_window record;
+    v_told   bigint;
+    v_share  smallint;
 BEGIN
     IF v_own THEN
         SELECT p.* INTO v_policy FROM agent_policies p WHERE p.agent_id = NEW.agent_id;
@@ -239,6 +201,7 @@ BEGIN
           FROM window_limit(NEW.agent_id, CASE WHEN NOT v_own THEN NEW.subject END,
                             CASE v_kind WHEN 'agent_day' THEN 'day' ELSE v_kind END, NULL) w;
     END IF;
+    v_told := v_limit;
 
     IF current_setting('autopay.counting', true) IS DISTINCT FROM 'on' THEN
         IF v_stands > v_limit OR v_calls > v_most OR v_limit IS NULL AND v_own THEN
@@ -275,12 +238,25 @@ BEGIN
     ELSE
         NEW.top_limit_micros := greatest(NEW.top_limit_micros, v_limit);
     END IF;
+    IF NEW.alerted < 100 AND (2 * v_stands >= v_told OR 2 * v_calls >= v_most) THEN
+        v_share := greatest(budget_share(v_stands, v_told), budget_share(v_calls, v_most));
+        IF v_share > NEW.alerted THEN
+            NEW.alerted := v_share;
+            IF v_share = budget_share(v_stands, v_told) THEN
+                PERFORM alert_budget(NEW, v_share, v_stands, v_told, false);
+            ELSE
+                PERFORM alert_budget(NEW, v_share, v_calls, v_most, true);
+            END IF;
+        END IF;
+    END IF;
     RETURN NEW;
 END $$;
+DROP FUNCTION IF EXISTS budget_limit(budget_kind, agent_policies);
 DROP TRIGGER IF EXISTS budget_counters_guard_insert ON budget_counters;
 CREATE TRIGGER budget_counters_guard_insert BEFORE INSERT ON budget_counters
     FOR EACH ROW WHEN (NEW.spent_micros + NEW.held_micros + NEW.paid_calls + NEW.held_calls > 0)
     EXECUTE FUNCTION guard_budget();
+-- What was paid is written down (0027), even past a limit: the audit tells of that.
 DROP TRIGGER IF EXISTS budget_counters_guard_update ON budget_counters;
 CREATE TRIGGER budget_counters_guard_update BEFORE UPDATE ON budget_counters
     FOR EACH ROW WHEN ((NEW.spent_micros + NEW.held_micros > OLD.spent_micros + OLD.held_micros
@@ -309,65 +285,9 @@ BEGIN
     END IF;
 END $$;
 
--- Evidence never changes, but for what an erased agent called its sessions and traces, and for budgets
--- that begin to count a payment that is open, or may be reversed: they come behind the others.
-CREATE OR REPLACE FUNCTION guard_payment() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        IF NEW.status NOT IN ('INITIATED', 'SIGNED') THEN
-            RAISE EXCEPTION 'payment % cannot begin as %', NEW.id, NEW.status
-                USING ERRCODE = 'check_violation', CONSTRAINT = 'payment_transition';
-        END IF;
-        RETURN NEW;
-    END IF;
-    IF NEW.status <> OLD.status AND (OLD.status, NEW.status) NOT IN (
-        ('INITIATED', 'SIGNED'), ('INITIATED', 'FAILED'),
-        ('SIGNED', 'CONFIRMED'), ('SIGNED', 'FAILED'),
-        ('CONFIRMED', 'VERIFIED'), ('CONFIRMED', 'FAILED')
-    ) THEN
-        RAISE EXCEPTION 'payment % cannot go from % to %', NEW.id, OLD.status, NEW.status
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'payment_transition';
-    END IF;
-    -- What was never signed can't be dead on a chain; what may have left was not "never sent".
-    IF NEW.status = 'FAILED' AND OLD.status <> 'FAILED' AND (
-        OLD.status = 'INITIATED' AND NEW.release_reason = 'proved_dead'
-        OR (OLD.status = 'CONFIRMED' OR OLD.in_doubt_since IS NOT NULL) AND NEW.release_reason = 'never_sent'
-    ) THEN
-        RAISE EXCEPTION 'payment % cannot go from % to %: %', NEW.id, OLD.status, NEW.status, NEW.release_reason
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'payment_transition';
-    END IF;
-    -- What was decided on and signed is evidence: it never changes again.
-    IF (NEW.id, NEW.agent_id, NEW.amount_atomic, NEW.price_micros, NEW.day,
-        NEW.network, NEW.asset, NEW.pay_to, NEW.created_at)
-       IS DISTINCT FROM
-       (OLD.id, OLD.agent_id, OLD.amount_atomic, OLD.price_micros, OLD.day,
-        OLD.network, OLD.asset, OLD.pay_to, OLD.created_at)
-       OR NEW.scopes <> OLD.scopes AND NOT (
-           current_setting('autopay.erasing', true) IS NOT DISTINCT FROM 'on'
-           AND cardinality(NEW.scopes) = cardinality(OLD.scopes)
-           OR current_setting('autopay.counting', true) IS NOT DISTINCT FROM 'on'
-           AND NEW.status <> 'FAILED' AND NEW.scopes[:cardinality(OLD.scopes)] = OLD.scopes)
-       OR OLD.status <> 'INITIATED' AND
-       (NEW.message_sha256, NEW.client_signature, NEW.blockhash, NEW.last_valid_block_height,
-        NEW.memo, NEW.fee_payer, NEW.source_account, NEW.destination_account, NEW.payment_payload)
-       IS DISTINCT FROM
-       (OLD.message_sha256, OLD.client_signature, OLD.blockhash, OLD.last_valid_block_height,
-        OLD.memo, OLD.fee_payer, OLD.source_account, OLD.destination_account, OLD.payment_payload)
-    THEN
-        RAISE EXCEPTION 'payment %: what was reserved and signed does not change', NEW.id
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'payment_evidence';
-    END IF;
-    NEW.updated_at := now();
-    RETURN NEW;
-END $$;
-
 -- Every counter that a payment takes from, unlocked and not yet made, in lock order; and the rows that
 -- rolling windows lock.
-DROP FUNCTION IF EXISTS lock_counters(reservation_request[], date, text[]);
-DROP FUNCTION IF EXISTS lock_counters(reservation_request[], timestamptz, text[]);
-DROP FUNCTION IF EXISTS counters_of(reservation_request, date);
-DROP FUNCTION IF EXISTS counters_of(reservation_request, policy_limits[], timestamptz);
-CREATE FUNCTION counters_of(q reservation_request, p_limits policy_limits[], p_at timestamptz) RETURNS TABLE (
+CREATE OR REPLACE FUNCTION counters_of(q reservation_request, p_limits policy_limits[], p_at timestamptz) RETURNS TABLE (
     scope text, kind text, agent_id uuid, day date, session_id text, subject text
 ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -398,7 +318,7 @@ END $$;
 
 -- The counters of these requests, made where they are missing, and others that are there: all locked,
 -- in the one order. What was decided under another version of the book is not granted: it needs none.
-CREATE FUNCTION lock_counters(
+CREATE OR REPLACE FUNCTION lock_counters(
     p_requests reservation_request[], p_at timestamptz, p_others text[] DEFAULT '{}'
 ) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
@@ -421,22 +341,6 @@ BEGIN
     PERFORM 1 FROM budget_counters b
       WHERE b.scope = ANY (v_scopes || p_others) ORDER BY b.scope FOR UPDATE;
 END $$;
-
--- What else the ledger is asked before it grants (`p_rules`: what the policy wants to be asked), and what
--- is to be written once it has granted. 0030 says what; until then they allow everything.
-DO $do$ BEGIN
-    IF to_regprocedure('policy_gate(reservation_request, jsonb)') IS NULL THEN
-        CREATE FUNCTION policy_gate(q reservation_request, p_rules jsonb)
-        RETURNS TABLE (code text, limit_micros bigint, detail jsonb) LANGUAGE plpgsql AS $$
-        BEGIN
-            RETURN;
-        END $$;
-        CREATE FUNCTION policy_gate_taken(q reservation_request, p_rules jsonb) RETURNS void LANGUAGE plpgsql AS $$
-        BEGIN
-            RETURN;
-        END $$;
-    END IF;
-END $do$;
 
 -- Takes the price from every budget or from none; writes the request, the payment, the decision and
 -- the step. Codes: ok, policy_changed (`policy_version` is not the book's: nothing is written, decide
@@ -677,115 +581,6 @@ BEGIN
     RETURN r;
 END $$;
 
--- `take`, with all that it wants to be held.
-CREATE OR REPLACE FUNCTION reserve(p_request jsonb) RETURNS reservation
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
-DECLARE
-    q reservation_request := jsonb_populate_record(NULL::reservation_request, p_request);
-BEGIN
-    PERFORM hold_policies();
-    PERFORM lock_payment_id(q.payment_id);
-    PERFORM lock_counters(ARRAY[q], now());
-    RETURN take(q);
-END $$;
-
--- Many moves in one transaction, in order: one round trip and one flush to disk for all of them. One
--- that fails fails alone. All locks are taken first, in the one order, so that batches of many
--- proxies can't wait for each other in a circle.
-CREATE OR REPLACE FUNCTION tick(p_moves jsonb)
-RETURNS TABLE (ordinal integer, outcome jsonb, failure text, sqlstate_ text)
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
-DECLARE
-    v_requests reservation_request[];
-    v_ids      uuid[];
-    v_agents   uuid[];
-    v_served   uuid[];   -- payments whose delivery is written
-    v_move     jsonb;
-    v_reserved integer := 0;
-BEGIN
-    PERFORM hold_policies();
-    SELECT array_agg(DISTINCT i.id) INTO v_ids FROM (
-        SELECT (m -> 'args' ->> 'payment_id')::uuid AS id
-          FROM jsonb_array_elements(p_moves) m
-         WHERE m ->> 'move' IN ('reserve', 'settle', 'release', 'doubt')) i;
-    PERFORM lock_payment_id(i.id) FROM (SELECT unnest(v_ids) AS id ORDER BY 1) i;
-    -- A delivery refers to its payment, and may be a loss (0030): it waits for nobody further on.
-    SELECT array_agg((m -> 'args' ->> 'payment_id')::uuid) INTO v_served
-      FROM jsonb_array_elements(p_moves) m WHERE m ->> 'move' = 'deliver';
-    PERFORM 1 FROM payments x WHERE x.id = ANY (v_ids || v_served) ORDER BY x.id FOR UPDATE;
-    SELECT array_agg(jsonb_populate_record(NULL::reservation_request, m -> 'args') ORDER BY n) INTO v_requests
-      FROM jsonb_array_elements(p_moves) WITH ORDINALITY o (m, n) WHERE m ->> 'move' = 'reserve';
-    PERFORM lock_counters(v_requests, now(), ARRAY(
-        SELECT DISTINCT s FROM payments x, unnest(x.scopes) s WHERE x.id = ANY (v_ids)));
-    -- The chains of receipts (0025) before the first of them grows: two batches of different days
-    -- share no counter, so nothing else would keep them in one order.
-    SELECT array_agg(DISTINCT x.agent_id) INTO v_agents
-      FROM jsonb_array_elements(p_moves) m JOIN payments x ON x.id = (m -> 'args' ->> 'payment_id')::uuid
-     WHERE m ->> 'move' IN ('settle', 'deliver');
-    PERFORM 1 FROM receipt_chains c WHERE c.agent_id = ANY (v_agents) ORDER BY c.agent_id FOR NO KEY UPDATE;
-
-    ordinal := -1;
-    FOR v_move IN SELECT m FROM jsonb_array_elements(p_moves) m LOOP
-        ordinal := ordinal + 1;
-        outcome := NULL;
-        failure := NULL;
-        sqlstate_ := NULL;
-        v_reserved := v_reserved + (v_move ->> 'move' = 'reserve')::integer;
-        BEGIN
-            CASE v_move ->> 'move'
-                WHEN 'reserve' THEN outcome := to_jsonb(take(v_requests[v_reserved]));
-                WHEN 'settle'  THEN outcome := to_jsonb(settle(v_move -> 'args'));
-                WHEN 'release' THEN outcome := to_jsonb(release(
-                    (v_move -> 'args' ->> 'payment_id')::uuid, v_move -> 'args' ->> 'reason'));
-                WHEN 'doubt'   THEN outcome := to_jsonb(doubt(
-                    (v_move -> 'args' ->> 'payment_id')::uuid, v_move -> 'args' ->> 'reason',
-                    v_move -> 'args' ->> 'detail', (v_move -> 'args' ->> 'http_status')::integer));
-                WHEN 'deliver' THEN outcome := to_jsonb(deliver(v_move -> 'args'));
-                WHEN 'deny'    THEN outcome := to_jsonb(note_denial(v_move -> 'args'));
-                WHEN 'retry'   THEN outcome := to_jsonb(note_retry(v_move -> 'args'));
-            END CASE;
-        EXCEPTION WHEN OTHERS THEN
-            failure := SQLERRM;
-            sqlstate_ := SQLSTATE;
-        END;
-        RETURN NEXT;
-    END LOOP;
-END $$;
-
--- All other functions that move counters hold the book too, before anything else; and a payment that is
--- written down late (0027) is counted by limits as by all else. Only that is new in them, so it is put into
--- their text, and they stay as their own migrations tell them.
-DO $do$
-DECLARE
-    v_function text;
-    v_text     text;
-    v_edit     text[];
-    v_edits    text[] := ARRAY[
-        ARRAY[E'\nBEGIN\n', E'\nBEGIN\n    PERFORM hold_policies();\n'],
-        ARRAY['v_scopes := lock_counters(ARRAY[q], v_day);',
-              $$PERFORM lock_counters(ARRAY[q], least((v_day + 1)::timestamp AT TIME ZONE 'UTC' - interval '1 s', now()));
-    v_scopes := ARRAY(
-        SELECT c.scope FROM counters_of(q, limits_of(q.agent_id, q.provider),
-                                        least((v_day + 1)::timestamp AT TIME ZONE 'UTC' - interval '1 s', now())) c
-         WHERE c.kind <> 'rolling');$$],
-        ARRAY['SET held_micros = c.held_micros + q.price_micros, updated_at',
-              'SET held_micros = c.held_micros + q.price_micros, held_calls = c.held_calls + 1, updated_at']];
-BEGIN
-    FOREACH v_function IN ARRAY ARRAY['settle', 'release', 'confirm_from_chain', 'verify_payment', 'disprove',
-                                      'rebuild_payment'] LOOP
-        v_text := pg_get_functiondef(v_function::regproc);
-        CONTINUE WHEN strpos(v_text, 'PERFORM hold_policies();') > 0;
-        FOREACH v_edit SLICE 1 IN ARRAY v_edits LOOP
-            EXIT WHEN v_edit[1] NOT LIKE '%BEGIN%' AND v_function <> 'rebuild_payment';
-            IF strpos(v_text, v_edit[1]) = 0 THEN
-                RAISE EXCEPTION '% has no more "%"', v_function, v_edit[1];
-            END IF;
-            v_text := overlay(v_text PLACING v_edit[2] FROM strpos(v_text, v_edit[1]) FOR length(v_edit[1]));
-        END LOOP;
-        EXECUTE v_text;
-    END LOOP;
-END $do$;
-
 -- Makes the counters of a limit that is new, with what was spent and is held in its open windows. The
 -- caller holds the book alone, so nothing moves meanwhile; the counters are locked before payments, as
 -- erasing an agent does it. Whoever waited for the book may be of the window before: it is counted too.
@@ -945,15 +740,6 @@ DROP TRIGGER IF EXISTS policy_rules_apply ON policy_rules;
 CREATE TRIGGER policy_rules_apply AFTER INSERT OR UPDATE OR DELETE ON policy_rules
     FOR EACH ROW EXECUTE FUNCTION apply_limits();
 
--- What the rules said before this file. (Where that is about hours of payments that are there already, the
--- new kinds can't be used yet, and this fails.)
-UPDATE policy_rules r SET rules = r.rules
- WHERE EXISTS (SELECT 1 FROM limits_in(r.agent_id, r.provider, r.rules) n
-                WHERE NOT EXISTS (SELECT 1 FROM policy_limits l
-                                   WHERE l.agent_id IS NOT DISTINCT FROM n.agent_id AND l.win = n.win
-                                     AND l.provider IS NOT DISTINCT FROM n.provider
-                                     AND l.hours IS NOT DISTINCT FROM n.hours));
-
 -- Counters of hours that no window reaches back to any more, and that nothing can move; how many went.
 CREATE OR REPLACE FUNCTION prune_hours() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -971,7 +757,8 @@ BEGIN
 END $$;
 
 -- Every way in which the books could be wrong, found; no row is good. `p_since`: only what changed
--- since then (NULL: everything). One snapshot, so that payments under way are no findings.
+-- since then (NULL: everything). One snapshot, so that payments under way are no findings. It stands
+-- here because a function in SQL can name only what is there already.
 CREATE OR REPLACE FUNCTION audit_books(p_since timestamptz DEFAULT NULL)
 RETURNS TABLE (rule text, subject text, found text, expected text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -1089,10 +876,10 @@ REVOKE ALL ON FUNCTION provider_names(text), window_scope(text, uuid, text, time
     limits_of(uuid, text), window_limit(uuid, text, text, smallint), rolling_sum(uuid, text, integer, timestamptz),
     rolling_end(uuid, text, integer, timestamptz, bigint, bigint), counters_of(reservation_request, policy_limits[], timestamptz),
     lock_counters(reservation_request[], timestamptz, text[]), take(reservation_request),
-    count_window(uuid, text, text, integer), limits_in(uuid, text, jsonb), apply_limits(), prune_hours() FROM PUBLIC;
-REVOKE ALL ON FUNCTION policy_gate(reservation_request, jsonb), policy_gate_taken(reservation_request, jsonb) FROM PUBLIC;
+    count_window(uuid, text, text, integer), limits_in(uuid, text, jsonb), apply_limits(), prune_hours(),
+    audit_books(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION provider_names(text), window_scope(text, uuid, text, timestamptz), window_end(text, timestamptz),
     limits_of(uuid, text), window_limit(uuid, text, text, smallint), rolling_sum(uuid, text, integer, timestamptz),
-    rolling_end(uuid, text, integer, timestamptz, bigint, bigint)
+    rolling_end(uuid, text, integer, timestamptz, bigint, bigint), audit_books(timestamptz)
     TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
 GRANT EXECUTE ON FUNCTION prune_hours() TO autopay_writer, autopay_admin;

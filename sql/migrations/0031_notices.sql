@@ -49,23 +49,6 @@ END $$;
 REVOKE ALL ON FUNCTION events_since() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION events_since() TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
 
--- As before; and whoever listens hears at once of what is not routine. The routine of payments is left
--- to be looked for: a NOTIFY makes every commit that has one wait for the one before it.
-CREATE OR REPLACE FUNCTION note_event(
-    p_agent_id uuid, p_type audit_event_type, p_related_id uuid, p_details jsonb,
-    p_severity audit_severity DEFAULT 'INFO'
-) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-BEGIN
-    INSERT INTO audit_events (agent_id, event_type, related_id, details, severity)
-    VALUES (coalesce(p_agent_id, '00000000-0000-0000-0000-000000000000'), p_type, p_related_id,
-            p_details, p_severity);
-    IF p_severity <> 'INFO' OR p_details ? 'code'
-       OR p_type::text NOT IN ('PAYMENT_STATUS', 'PAYMENT_SUCCESS', 'API_ACCESS') THEN
-        PERFORM pg_notify('autopay_events', '');
-    END IF;
-END $$;
-
 -- Webhooks: which events are sent where, by whichever proxy comes first.
 
 ALTER TYPE audit_event_type ADD VALUE IF NOT EXISTS 'WEBHOOK_CHANGE';
@@ -215,32 +198,12 @@ REVOKE ALL ON FUNCTION queue_deliveries(text, uuid, text, uuid, jsonb, integer),
     forget_deliveries() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION queue_deliveries(text, uuid, text, uuid, jsonb, integer) TO autopay_writer;
 
--- A breaker that opens concerns every agent, and so does its end.
-CREATE OR REPLACE FUNCTION audit_breaker() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-BEGIN
-    IF NEW.circuit_open_until > now() AND (TG_OP = 'INSERT'
-        OR OLD.circuit_open_until IS NULL OR OLD.circuit_open_until < now()) THEN
-        PERFORM note_event(NULL, 'CIRCUIT_BREAKER', NULL, jsonb_build_object(
-            'state', 'open', 'provider', NEW.id, 'open_until', NEW.circuit_open_until,
-            'failures', NEW.consecutive_failures, 'error', NEW.last_error), 'WARNING');
-    ELSIF TG_OP = 'UPDATE' AND NEW.circuit_open_until IS NULL AND OLD.circuit_open_until IS NOT NULL THEN
-        PERFORM note_event(NULL, 'CIRCUIT_BREAKER', NULL, jsonb_build_object(
-            'state', 'closed', 'provider', NEW.id), 'INFO');
-    END IF;
-    RETURN NULL;
-END $$;
-
 -- Budget alerts: a counter that reaches 50, 80 or 100 % of its limit leaves one event for each, by
--- itself, in the transaction that takes it there. A payment that passes several leaves that of the
--- highest. 100 % is a counter that is full, or the first payment that was denied because it did not
--- fit: what is left may be too little for any price. A limit that is raised later begins no new count.
-ALTER TABLE budget_counters ADD COLUMN IF NOT EXISTS alerted smallint NOT NULL DEFAULT 0;
-ALTER TABLE budget_counters DROP CONSTRAINT IF EXISTS budget_counters_alerted_check;
-ALTER TABLE budget_counters ADD CONSTRAINT budget_counters_alerted_check CHECK (alerted IN (0, 50, 80, 100));
-COMMENT ON COLUMN budget_counters.alerted IS 'the highest share of its limit, in percent, that somebody was told of';
+-- itself, in the transaction that takes it there (`guard_budget`, 0029). A payment that passes several
+-- leaves that of the highest. 100 % is a counter that is full, or the first payment that was denied
+-- because it did not fit: what is left may be too little for any price. A limit that is raised later
+-- begins no new count.
 
-DROP FUNCTION IF EXISTS alert_budget(budget_counters, smallint, bigint);
 -- `p_payments`: what is used and the limit are numbers of payments.
 CREATE OR REPLACE FUNCTION alert_budget(
     p_counter budget_counters, p_percent smallint, p_used bigint, p_limit bigint, p_payments boolean
@@ -261,80 +224,6 @@ LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN CASE WHEN p_used >= p_limit THEN 100 WHEN 5 * p_used >= 4 * p_limit THEN 80
                 WHEN 2 * p_used >= p_limit THEN 50 ELSE 0 END;
-END $$;
-
--- As in 0029; and whoever rises is looked at for alerts.
-CREATE OR REPLACE FUNCTION guard_budget() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    v_kind   text := NEW.kind;
-    v_own    boolean := v_kind IN ('agent_day', 'session', 'trace');
-    v_stands bigint := NEW.spent_micros + NEW.held_micros;
-    v_calls  bigint := NEW.paid_calls + NEW.held_calls;
-    v_policy agent_policies;
-    v_limit  bigint;
-    v_most   bigint;
-    v_window record;
-    v_told   bigint;
-    v_share  smallint;
-BEGIN
-    IF v_own THEN
-        SELECT p.* INTO v_policy FROM agent_policies p WHERE p.agent_id = NEW.agent_id;
-    END IF;
-    v_limit := counter_limit(NEW, v_policy);
-    IF (v_own OR v_kind IN ('hour', 'day', 'month', 'lifetime')) AND EXISTS (SELECT 1 FROM policy_limits) THEN
-        SELECT least(v_limit, w.micros), w.payments INTO v_limit, v_most
-          FROM window_limit(NEW.agent_id, CASE WHEN NOT v_own THEN NEW.subject END,
-                            CASE v_kind WHEN 'agent_day' THEN 'day' ELSE v_kind END, NULL) w;
-    END IF;
-    v_told := v_limit;
-
-    IF current_setting('autopay.counting', true) IS DISTINCT FROM 'on' THEN
-        IF v_stands > v_limit OR v_calls > v_most OR v_limit IS NULL AND v_own THEN
-            RAISE EXCEPTION 'budget % would rise to % of % in % of %', NEW.scope, v_stands, v_limit, v_calls, v_most
-                USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
-        ELSIF TG_OP = 'UPDATE' AND NEW.held_micros > OLD.held_micros AND NEW.held_calls <= OLD.held_calls THEN
-            RAISE EXCEPTION 'budget % would rise by no payment', NEW.scope
-                USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
-        END IF;
-        IF v_kind = 'hour' THEN
-            FOR v_window IN
-                SELECT l.hours, w.micros, w.payments,
-                       s.spent + s.held + v_stands - CASE TG_OP WHEN 'UPDATE' THEN OLD.spent_micros + OLD.held_micros ELSE 0 END AS stands,
-                       s.calls + v_calls - CASE TG_OP WHEN 'UPDATE' THEN OLD.paid_calls + OLD.held_calls ELSE 0 END AS calls
-                  FROM (SELECT DISTINCT l.hours FROM policy_limits l
-                         WHERE l.win = 'rolling' AND l.provider IS NOT DISTINCT FROM NEW.subject
-                           AND (l.agent_id = NEW.agent_id OR l.agent_id IS NULL)) l,
-                       window_limit(NEW.agent_id, NEW.subject, 'rolling', l.hours) w,
-                       rolling_sum(NEW.agent_id, NEW.subject, l.hours, now()) s
-            LOOP
-                IF v_window.stands > v_window.micros OR v_window.calls > v_window.payments THEN
-                    RAISE EXCEPTION 'budget % over % h would rise to % of % in % of %', NEW.scope, v_window.hours,
-                        v_window.stands, v_window.micros, v_window.calls, v_window.payments
-                        USING ERRCODE = 'check_violation', CONSTRAINT = 'budget_guard';
-                END IF;
-            END LOOP;
-        END IF;
-    ELSIF v_limit IS NOT NULL THEN
-        v_limit := greatest(v_limit, v_stands);
-    END IF;
-    -- Once without a limit, it may stand anywhere.
-    IF v_limit IS NULL THEN
-        NEW.top_limit_micros := 999999999999999999;
-    ELSE
-        NEW.top_limit_micros := greatest(NEW.top_limit_micros, v_limit);
-    END IF;
-    IF NEW.alerted < 100 AND (2 * v_stands >= v_told OR 2 * v_calls >= v_most) THEN
-        v_share := greatest(budget_share(v_stands, v_told), budget_share(v_calls, v_most));
-        IF v_share > NEW.alerted THEN
-            NEW.alerted := v_share;
-            IF v_share = budget_share(v_stands, v_told) THEN
-                PERFORM alert_budget(NEW, v_share, v_stands, v_told, false);
-            ELSE
-                PERFORM alert_budget(NEW, v_share, v_calls, v_most, true);
-            END IF;
-        END IF;
-    END IF;
-    RETURN NEW;
 END $$;
 
 -- A rolling window is no counter that could be full once: of it, the first denial of each day is told.
