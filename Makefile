@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Most of a test's time is waiting: for a server to start, for a deadline to pass. The clocks and
 # processes are real, so what fails beside others is tried once more, alone: both runs are shown, and
-# what fails twice is a fault.
+# what fails twice is a fault. In the order of the rooms, not of the files' counts of tests: those
+# of one long test each would all be left for the end.
 JOBS ?= 4
 
 .PHONY: demo test lint bench bench-database soak clean
@@ -15,7 +16,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/autopay demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS) || \
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) || \
 		$(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS)
 
 lint: $(VENV)/.installed-dev

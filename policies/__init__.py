@@ -6,7 +6,7 @@ endpoint pattern means. `files.py`, `lint.py` and `diff.py` are for those who wr
 """
 
 from policies.book import Book, LayerKey
-from policies.decision import choose, decide
+from policies.decision import choose, decide, foresee
 from policies.diff import Change, diff
 from policies.errors import PolicyError, RuleError
 from policies.explanation import Facts, Step, Used, explain
@@ -43,6 +43,7 @@ __all__ = [
     "decide",
     "diff",
     "explain",
+    "foresee",
     "format_usd",
     "ledger_rules",
     "parse_pattern",

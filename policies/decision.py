@@ -66,6 +66,20 @@ def decide(policy: Policy, ask: Ask) -> Verdict:
     return _approval(stack, ask) or Verdict(True, "ok", "The policy allows this payment.")
 
 
+def foresee(policy: Policy, ask: Ask) -> Verdict:
+    """May this agent pay there at all, before anybody has named a price? Of the questions in
+    `decide`, those that are about no offer; nothing of one is looked at in `ask`."""
+    stack = policy.stack
+    for rule in RULES:
+        if rule.key not in _FORESEEN:
+            continue
+        for layer in rule.layers(stack):
+            no = rule.ask(layer, ask, stack)
+            if no is not None:
+                return Verdict(False, no.code, no.detail, no.limit, rule.key, layer.name)
+    return Verdict(True, "ok", "The policy does not forbid it.")
+
+
 def choose(policy: Policy, asks: Sequence[Ask]) -> Choice:
     """The offer to pay: of those that are allowed the one of the most preferred asset, on the most
     preferred network, at the least price. If none is, the first by the same order, with the reason
@@ -201,6 +215,8 @@ RULES: tuple[Rule, ...] = (
     Rule("allowed_flows", ("flow_not_allowed",), _flow),
     Rule("max_timeout_seconds", ("timeout_too_long",), _timeout),
 )
+
+_FORESEEN = ("frozen", "hours", "denied_endpoints", "allowed_endpoints")
 
 
 def _approval(stack: Sequence[Layer], ask: Ask) -> Verdict | None:

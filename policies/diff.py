@@ -33,6 +33,17 @@ class Change:
     after: Any
     direction: Direction
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layer": str(self.layer),
+            "agent": self.layer.agent,
+            "provider": self.layer.provider,
+            "rule": self.rule,
+            "before": self.before,
+            "after": self.after,
+            "direction": self.direction,
+        }
+
 
 def diff(before: Book, after: Book) -> list[Change]:
     """Every change, in the order of layers and of rules. The versions are not compared."""

@@ -30,7 +30,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from proxy import refusals
-from proxy.awaited import Awaited, Request
+from proxy.awaited import Awaited, Request, Word
 from proxy.chains import Chain, Unpayable
 from proxy.crashpoints import reached
 from proxy.deal import Deal, Encore
@@ -66,9 +66,8 @@ class Terms:
 class Others(Protocol):
     """The other processes on the same database (`proxy.ledger.presence`)."""
 
-    async def vouched(self, senders: Mapping[UUID, UUID]) -> set[UUID]:
-        """Of these payments, each with the process that sent it, those whose sender says that its
-        program still waits."""
+    async def words(self, senders: Mapping[UUID, UUID]) -> Mapping[UUID, str]:
+        """What is said of these payments (`awaited.Word`), each by the process that sent it."""
 
 
 class Again:
@@ -170,11 +169,17 @@ class Again:
 
     async def elsewhere(self, meeting: Meeting, payment_id: UUID) -> Prior | None:
         """Whether payments for the same request, which other processes have sent, are purchases of
-        their own. Those processes are asked; None if each says that its program still waits. What
-        they send from now on is no matter: its programs did not wait for an answer before. Raises
-        LedgerError."""
+        their own. Those processes are asked; None if each says that its program still waits, or
+        that it has taken its payment back. What they send from now on is no matter: its programs
+        did not wait for an answer before. Raises LedgerError."""
         senders = await self._ledger.elsewhere(meeting.agent.id, await _key(meeting), INSTANCE)
-        doubtful = senders.keys() - await self._others.vouched(senders)
+        doubtful = set(senders)
+        for asked, word in (await self._others.words(senders)).items():
+            # What was taken back must be so for everybody, before anything is signed in its stead.
+            if word == Word.WAITS or (
+                word == Word.UNSENT and await self._ledger.release(asked, "never_sent")
+            ):
+                doubtful.discard(asked)
         if not doubtful:
             return None
         newest = payment_id if payment_id in doubtful else max(doubtful)

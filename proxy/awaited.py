@@ -6,6 +6,7 @@ fate of its payment is unknown, it may well be the first one asking again. Nobod
 that sent the payment can tell.
 """
 
+from enum import StrEnum
 from uuid import UUID
 
 from proxy.wire.gate import Purchase
@@ -14,13 +15,23 @@ Request = tuple[UUID, bytes]
 """An agent, and what its request is known by (`entries.request_key`)."""
 
 
+class Word(StrEnum):
+    """What a process says of a payment of its own, to one that has an equal request."""
+
+    WAITS = "waits"
+    """Its program still waits, or has all that it paid for: the other request is another."""
+    UNSENT = "unsent"
+    """Nothing of it has left, nor ever will: its release is not on disk yet."""
+    NOTHING = ""
+
+
 class Awaited:
     """The payments of this process, from before they are reserved until all is told and written."""
 
     def __init__(self) -> None:
         self._purchases: dict[UUID, tuple[Request | None, Purchase]] = {}
         self._by_request: dict[Request, set[UUID]] = {}
-        self._harmless: set[UUID] = set()
+        self._unwritten: dict[UUID, Word] = {}
 
     def begin(self, payment_id: UUID, request: Request | None, purchase: Purchase) -> None:
         """`request` is None where its body is not known whole: it is equal to none."""
@@ -37,22 +48,27 @@ class Awaited:
             if not equal:
                 del self._by_request[request]
 
-    def harmless(self, payment_id: UUID) -> None:
-        """It ended well, which is not on disk yet: its program has all that it paid for, or nothing
-        has left. Whatever is signed for an equal request is no second payment for this one."""
+    def delivered(self, payment_id: UUID) -> None:
+        """Its program has all that it paid for, which is not on disk yet."""
         self.end(payment_id)
-        self._harmless.add(payment_id)
+        self._unwritten[payment_id] = Word.WAITS
+
+    def unsent(self, payment_id: UUID) -> None:
+        """It was taken back, which is not on disk yet. Till then others could take it for one that
+        has left, and send it."""
+        self.end(payment_id)
+        self._unwritten[payment_id] = Word.UNSENT
 
     def all_written(self) -> None:
         """The database knows as much as we do."""
-        self._harmless.clear()
+        self._unwritten.clear()
 
-    def vouches(self, payment_id: UUID) -> bool:
-        """Whether an equal request elsewhere is not this one's program asking again."""
-        if payment_id in self._harmless:
-            return True
+    def word(self, payment_id: UUID) -> Word:
+        """Whether an equal request elsewhere may be this one's program asking again."""
+        if payment_id in self._unwritten:
+            return self._unwritten[payment_id]
         _, purchase = self._purchases.get(payment_id, (None, None))
-        return purchase is not None and not purchase.gone
+        return Word.WAITS if purchase is not None and not purchase.gone else Word.NOTHING
 
     def forsaken(self, request: Request) -> UUID | None:
         """A payment under way for that very request, whose program has gone."""

@@ -45,6 +45,14 @@ class Deal:
     def provider(self) -> str:
         return self.purchase.origin.key
 
+    def put_down(self, payment_id: UUID | None, *, paid: bool = False) -> None:
+        """For whoever sent the request as an errand: what it costs. None: nothing after all."""
+        errand = self.purchase.errand
+        if errand is not None:
+            tab = errand.tab
+            tab.payment_id, tab.paid = payment_id, paid
+            tab.price = 0 if payment_id is None else self.offer.price
+
 
 @dataclass(frozen=True, slots=True)
 class Commitment:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from proxy.capture.headers import kept_headers
 from proxy.chains import Authorization
+from proxy.chat.endpoint import endpoint_at
 from proxy.ledger import Agent, DecisionRow, Delivery, Met402, Reservation, SettledReceipt
 from proxy.ledger.ids import new_id
 from proxy.urls import shown_url
@@ -21,7 +22,6 @@ from proxy.x402 import Challenge, Fate, Offer, Outcome
 INSTANCE = new_id()
 """This process. A payment names the one that sent it, so that others know whom not to wait for."""
 
-_CHAT = re.compile(r"/(chat/completions|completions|responses)/?$")
 _URL = re.compile(r"https?://[!-~]{1,240}")
 
 
@@ -43,6 +43,11 @@ class Meeting:
         """Without the query, which may say who asks: that is kept sealed, beside the payment."""
         return shown_url(self.purchase.url.partition("?")[0])
 
+    @property
+    def offered(self) -> str:
+        """What is bought, as the provider's scores name it."""
+        return f"{self.purchase.method} {self.endpoint}"
+
     def met(
         self,
         asked: Challenge | None = None,
@@ -53,7 +58,7 @@ class Meeting:
         purchase = self.purchase
         return Met402(
             provider=purchase.origin.key,
-            api_type="KNOWLEDGE_DATA" if _CHAT.search(purchase.path) else "MARKET_DATA",
+            api_type="KNOWLEDGE_DATA" if endpoint_at(purchase.path.encode()) else "MARKET_DATA",
             instructions=None if asked is None else _instructions(asked, chosen, left),
             response_headers=self.headers,
             tool_name=purchase.tool,
@@ -155,7 +160,9 @@ class Meeting:
     ) -> Delivery:
         purchase = self.purchase
         paid = outcome.fate is Fate.PAID
-        good = paid and delivered.status < 400 and delivered.complete
+        good = paid and delivered.complete and shortfall(delivered) is None
+        verdict = delivered.verdict
+        errand = purchase.errand
         return Delivery(
             provider=purchase.origin.key,
             url=self.endpoint,
@@ -164,8 +171,13 @@ class Meeting:
             response_hash=delivered.sha256,
             latency_ms=delivered.first_byte_ms,
             success=good,
-            schema_ok=good,  # no expectation is configured yet: what arrived whole passes
+            schema_ok=paid
+            and delivered.status < 400
+            and delivered.whole
+            and (verdict is None or verdict.misfit is None),
             score=score,
+            attempt=1 if errand is None else errand.attempt,
+            intent="" if errand is None else errand.intent,
             payment_id=payment_id,
             agent_id=self.agent.id,
             amount=offer.amount if paid else 0,
@@ -173,7 +185,24 @@ class Meeting:
             pay_to=offer.pay_to,
             error=delivered.error
             or ("" if good else outcome.reason or f"status {delivered.status}"),
+            total_ms=delivered.total_ms,
+            size=delivered.size,
+            content_type=delivered.content_type,
+            whole=delivered.whole,
+            expected=verdict is not None,
+            unread="" if verdict is None else verdict.unread or "",
         )
+
+
+def shortfall(delivered: Delivered) -> str | None:
+    """How what came falls short of what it was paid for: error_status, misfit, late or cut_off.
+    None if it does not, or if its program is to blame."""
+    verdict = delivered.verdict
+    if delivered.status >= 400:
+        return "error_status"
+    if verdict is not None and verdict.fault is not None:
+        return "misfit" if verdict.misfit else "late"
+    return None if delivered.whole or delivered.abandoned else "cut_off"
 
 
 def receipt(status: int, outcome: Outcome, latency_ms: int) -> SettledReceipt:

@@ -9,21 +9,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
 from cachetools import TTLCache
 
-from policies import Ask, Choice, Policy, Verdict, choose, format_usd, ledger_rules
+from policies import Ask, Verdict, format_usd, ledger_rules
 from proxy import refusals
 from proxy.again import Again
 from proxy.chains import Authorization, Chain, Unpayable
+from proxy.choosing import SIGNED_SCHEME, choice_of
 from proxy.consent import Consent
 from proxy.crashpoints import reached
 from proxy.deal import Commitment, Deal, Encore, Payment
-from proxy.entries import Meeting, receipt
+from proxy.entries import Meeting, receipt, shortfall
+from proxy.expectation import NOTHING_EXPECTED, Expectations, together
 from proxy.ledger import (
     Agent,
     DecisionRow,
@@ -44,7 +46,9 @@ from proxy.urls import shown_url
 from proxy.vault import VaultError
 from proxy.wire.content import decoded
 from proxy.wire.gate import (
+    Bought,
     Delivery,
+    Expects,
     Keep,
     Lost,
     NotSent,
@@ -77,7 +81,6 @@ MEMO_LESS_SECONDS = 30 * 24 * 3600
 FRESH_BLOCKHASHES = 4
 ROW_SECONDS = 1.0
 POLICY_SECONDS = 5.0  # for policies that are changed while they are asked
-SIGNED_SCHEME = "exact"
 ROUNDS = 4  # with payments from before that come to nothing
 
 
@@ -96,6 +99,7 @@ class Exchange:
         consent: Consent,
         *,
         memo_less: Iterable[str] = (),
+        expectations: Expectations = NOTHING_EXPECTED,
     ) -> None:
         """`chains` by CAIP-2 id. `memo_less`: keys of providers whose facilitators refuse memos."""
         self._directory = directory
@@ -106,6 +110,7 @@ class Exchange:
         self._cipher = cipher
         self._again = again
         self._consent = consent
+        self._expectations = expectations
         self._memo_less: TTLCache[str, bool] = TTLCache(10_000, MEMO_LESS_SECONDS)
         for provider in memo_less:
             self._memo_less[provider] = True
@@ -140,13 +145,14 @@ class Exchange:
 
     async def _buy(self, committed: Payment) -> Paid | Problem:
         """Send, and see what comes of it. This is where money can move."""
+        committed.deal.put_down(committed.id)
         sent_at = time.monotonic()
         try:
             answer = await self._send(committed)
         except NotSent as error:
             if isinstance(committed, Encore):
                 return await self._in_vain(committed, "connect_failed", str(error))
-            return await self._take_back(committed, str(error))
+            return await self._take_back(committed, error)
         except Lost as error:
             return await self._doubt(committed, "answer_lost", str(error))
 
@@ -209,8 +215,8 @@ class Exchange:
         policy = self._directory.policy_at(agent, purchase.origin)
         now = datetime.now(UTC)
         asks = [_ask(purchase, offer, now) for offer in asked.offers]
-        choice = _choice(policy, asks)
-        self._providers.quoted(purchase.origin.key, asks[choice.index].price)
+        choice = choice_of(policy, asks, purchase.errand)
+        self._providers.quoted(purchase.origin.key, asks[choice.index].price, meeting.offered)
         shadow = self._directory.shadow_at(agent, purchase.origin)
         deal = Deal(
             meeting,
@@ -220,7 +226,7 @@ class Exchange:
             policy.wallet,
             rules=ledger_rules(policy, choice.verdict),
             left=dict(choice.left),
-            shadow_reason=None if shadow is None else _reason(_choice(shadow, asks).verdict),
+            shadow_reason=None if shadow is None else _reason(choice_of(shadow, asks).verdict),
         )
         return deal, choice.verdict
 
@@ -274,6 +280,8 @@ class Exchange:
             return refusals.over_budget(met, deal.provider)
         if isinstance(met, Problem):
             self._counts.denied(met.code)
+            if met.code in ("payment_in_doubt", "request_in_progress"):
+                deal.put_down(UUID(met.extra["payment"]))
         return met
 
     def _read(self, purchase: Purchase, challenge: PaymentRequired) -> Challenge:
@@ -410,22 +418,28 @@ class Exchange:
         reached("reserve.after")
         deal = committed.deal
         deal.purchase.payment_id = committed.id
+        if isinstance(committed, Commitment):  # any other payment has left, and was counted, before
+            deal.purchase.ticket.costs(deal.offer.price)
         if deal.purchase.gone:
             raise NotSent("the program hung up")
         return await deal.purchase.attempt(committed.header)
 
-    async def _take_back(self, committed: Commitment, why: str) -> Problem:
+    async def _take_back(self, committed: Commitment, error: NotSent) -> Problem:
         """No byte left: the one case in which money is freed without asking the chain."""
         deal = committed.deal
         self._chains[deal.offer.network].discard(committed.authorization)
         self._counts.payments.add("released", "never_sent")
+        deal.put_down(None)
         if not await self._ledger.release(committed.id, "never_sent"):
-            self._again.awaited.harmless(committed.id)
+            self._again.awaited.unsent(committed.id)
         if deal.purchase.gone:
             deal.purchase.ticket.neutral()
             return refusals.nobody_waits(committed.id, deal.provider)
-        deal.purchase.ticket.failure(why)
-        return refusals.not_sent(committed.id, deal.provider, why)
+        if error.theirs:
+            deal.purchase.ticket.failure(str(error))
+        else:
+            deal.purchase.ticket.neutral()
+        return refusals.not_sent(committed.id, deal.provider, str(error))
 
     async def _in_vain(self, encore: Encore, code: str, why: str, reason: str = "") -> Problem:
         """The same bytes were sent again, and nothing is known that was not known before."""
@@ -503,8 +517,10 @@ class Exchange:
         if good:
             ticket.success(latency_ms=latency_ms, status=answer.status)
         else:
-            ticket.failure(f"took a payment and answered {answer.status}", status=answer.status)
+            error = f"took a payment and answered {answer.status}"
+            ticket.failure(error, status=answer.status, paid=True)
         deal = committed.deal
+        deal.put_down(committed.id, paid=True)
         self._counts.paid(
             deal.meeting.agent.name, deal.provider, deal.offer.asset.symbol, deal.offer.price
         )
@@ -519,10 +535,11 @@ class Exchange:
         settled = asyncio.ensure_future(book())
 
         async def finish(delivery: Delivery) -> None:
+            self._weigh(deal, delivery)
             if await settled:
                 self._again.awaited.end(committed.id)
             elif delivery.complete and not deal.purchase.gone:
-                self._again.awaited.harmless(committed.id)
+                self._again.awaited.delivered(committed.id)
             else:
                 await self._again.unwritten(deal.meeting, committed.id)
                 self._again.awaited.end(committed.id)
@@ -537,27 +554,37 @@ class Exchange:
             always=deal.purchase.idempotency_key is not None or terms.share_identical,
             save=partial(self._again.keep, meeting, committed.id),
         )
-        return Paid(answer, headers, finish, keep)
+        bought = Bought(
+            committed.id,
+            deal.offer.price,
+            _amount(deal.offer),
+            _ask(deal.purchase, deal.offer, datetime.now(UTC)),
+        )
+        return Paid(answer, headers, finish, keep, bought, self._expected(deal.purchase))
+
+    def _expected(self, purchase: Purchase) -> Expects | None:
+        errand = purchase.errand
+        return together(
+            self._expectations.of(purchase.origin.key, purchase.path),
+            None if errand is None else errand.expectation,
+        )
+
+    def _weigh(self, deal: Deal, delivery: Delivery) -> None:
+        """Whether what came is what was paid for, as breaker and metrics hear of it; the books do
+        from its row."""
+        short = shortfall(delivery)
+        if short is None:
+            return
+        self._counts.lost(deal.meeting.agent.name, deal.provider, deal.offer.price, reason=short)
+        words = "broke off" if short == "cut_off" else "what came is not what was paid for"
+        deal.purchase.ticket.failure(
+            f"took a payment, and {words}: {delivery.error}", status=delivery.status, paid=True
+        )
 
     def _delivered(self, committed: Payment, outcome: Outcome, delivery: Delivery) -> DeliveryRow:
         deal = committed.deal
-        score = self._providers.score(deal.provider)
+        score = self._providers.score(deal.provider, deal.meeting.offered)
         return deal.meeting.delivery(committed.id, deal.offer, outcome, delivery, score)
-
-
-def _choice(policy: Policy, asks: Sequence[Ask]) -> Choice:
-    """What the policy chooses; of that which can be signed, if there is any that it allows."""
-    choice = choose(policy, asks)
-    if not choice.verdict.allowed or asks[choice.index].scheme_x402 == SIGNED_SCHEME:
-        return choice
-    signed = [i for i, ask in enumerate(asks) if ask.scheme_x402 == SIGNED_SCHEME]
-    among = choose(policy, [asks[i] for i in signed]) if signed else choice
-    if not signed or not among.verdict.allowed:
-        return choice
-    left = {i: code for i, code in choice.left if i not in signed}
-    left |= {i: "scheme_not_supported" for i in range(len(asks)) if i not in signed}
-    left |= {signed[i]: code for i, code in among.left}
-    return Choice(signed[among.index], among.verdict, tuple(sorted(left.items())))
 
 
 def _reason(verdict: Verdict) -> str:
@@ -583,12 +610,16 @@ def _ask(purchase: Purchase, offer: Offer, now: datetime) -> Ask:
     )
 
 
+def _amount(offer: Offer) -> bytes:
+    return f"{offer.asset.format(offer.amount)} {offer.asset.symbol}".encode()
+
+
 def _payment_headers(committed: Payment, outcome: Outcome) -> list[tuple[bytes, bytes]]:
     """What the program may read about the payment: our own words, or a transaction's shape."""
     offer = committed.deal.offer
     headers = [
         (b"Autopay-Payment", str(committed.id).encode()),
-        (b"Autopay-Amount", f"{offer.asset.format(offer.amount)} {offer.asset.symbol}".encode()),
+        (b"Autopay-Amount", _amount(offer)),
     ]
     if isinstance(committed, Commitment):
         remaining = format_usd(committed.reserved.remaining)

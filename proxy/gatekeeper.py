@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -62,9 +62,16 @@ class Gatekeeper:
     def holder(self, token: str) -> Callable[[], Agent | None]:
         return partial(self._directory.by_hash, token_hash(token))
 
-    def admit(self, origin: Origin) -> Ticket:
+    def admit(self, origin: Origin) -> Ticket | Awaitable[Ticket]:
         try:
-            return self._providers.admit(origin.key)
+            admitted = self._providers.admit(origin.key)
+        except BreakerOpen as error:
+            raise refusals.breaker_open(error.key, error.retry_after, error.last_error) from None
+        return self._admitted(admitted) if isinstance(admitted, Awaitable) else admitted
+
+    async def _admitted(self, admission: Awaitable[Ticket]) -> Ticket:
+        try:
+            return await admission
         except BreakerOpen as error:
             raise refusals.breaker_open(error.key, error.retry_after, error.last_error) from None
 
@@ -108,27 +115,43 @@ class Gatekeeper:
         assert isinstance(agent, Agent)
         return self._capture.tap(agent, method, origin, target, mount)
 
-    def retried(self, purchase: Purchase, note: RetryNote) -> None:
-        log.warning(
-            "attempt %d to reach %s with a payment, after %.2f s: %s",
+    def breaker_closed(self, origin: Origin) -> bool:
+        return not self._providers.is_tripped(origin.key)
+
+    def retried(self, note: RetryNote) -> None:
+        assert isinstance(note.agent, Agent)
+        provider = note.origin.key
+        self._counts.retries.add("succeeded" if note.ok else "failed", provider)
+        log.log(
+            logging.INFO if note.payment_id is None else logging.WARNING,
+            "retry %d of a request to %s, after %.2f s: %s",
             note.number,
-            purchase.origin.key,
+            provider,
             note.delay_seconds,
-            "connected" if note.ok else note.error,
+            "went well" if note.ok else note.error,
         )
-        if purchase.payment_id is not None:
-            self._note(
-                self._ledger.note_retry(
-                    Retry(
-                        payment_id=purchase.payment_id,
-                        attempt=note.number,
-                        delay=note.delay_seconds,
-                        success=note.ok,
-                        error_class="" if note.ok else "connect_failed",
-                        error=note.error,
-                    )
+        if note.payment_id is None and len(self._rows) >= MOST_ROWS_UNDER_WAY:
+            return
+        self._note(
+            self._ledger.note_retry(
+                Retry(
+                    payment_id=note.payment_id,
+                    attempt=note.number,
+                    delay=note.delay_seconds,
+                    success=note.ok,
+                    error_class=note.error_class,
+                    error=note.error,
+                    cause=note.cause,
+                    agent_id=note.agent.id,
+                    provider=provider,
+                    method=note.method,
+                    endpoint=shown_url(note.url.partition("?")[0]),
                 )
             )
+        )
+
+    def retry_withheld(self, origin: Origin) -> None:
+        self._counts.retries.add("withheld", origin.key)
 
     async def standing(
         self, agent: Asker, session: str | None, trace: str | None

@@ -63,16 +63,22 @@ class Counts:
     """What happens to money and to trust. One for a running proxy; since its start.
 
     `decisions` are the rows of the decision log. `payments` are those that were asked for: by
-    state (paid, in_doubt, released, reversed, denied, replayed) and the reason, which is "" where
-    there is none to give. One may be counted twice: as in doubt, and later as what it turned out
-    to be; as paid, and as reversed once the chain has proved that it never was.
+    state (paid, paid_failed, in_doubt, released, reversed, denied, replayed) and the reason, which
+    is "" where there is none to give. One may be counted twice: as in doubt, and later as what it
+    turned out to be; as paid, and as reversed once the chain has proved that it never was; as paid,
+    and as paid_failed where what came is not what was paid for.
+    `retries`: succeeded, failed, or withheld, as the provider's budget was used up.
     """
 
     def __init__(self) -> None:
         self.decisions = Tally("decision", "reason")
         self.payments = Tally("state", "reason")
         self.spent_micros = Tally("agent", "provider", "symbol", folded="provider")
+        self.lost_micros = Tally("agent", "provider", folded="provider")
         self.rejections = Tally("agent", "host", folded="host")
+        self.saved_answers = Tally("agent", "provider", folded="provider")
+        self.saved_micros = Tally("agent", "provider", folded="provider")
+        self.retries = Tally("outcome", "provider", folded="provider")
 
     def denied(self, reason: str) -> None:
         """A payment is refused, by a policy, a budget, or because it can't be made."""
@@ -85,3 +91,8 @@ class Counts:
         """A payment is booked as spent. `micros`: what the budgets are charged, micro-USD."""
         self.payments.add("paid", reason)
         self.spent_micros.add(agent, provider, symbol, by=micros)
+
+    def lost(self, agent: str, provider: str, micros: int, *, reason: str) -> None:
+        """A payment was made for nothing."""
+        self.payments.add("paid_failed", reason)
+        self.lost_micros.add(agent, provider, by=micros)

@@ -4,7 +4,7 @@ of what other agents spent or paid: of a limit that they share, a program learns
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -61,10 +61,11 @@ def denied(verdict: Verdict, price: int, provider: str) -> Problem:
     }
     if verdict.limit is not None:
         extra["limit_usd"] = format_usd(verdict.limit)
+    whose = "this agent's policy" if verdict.layer != "intent" else "what an intent may cost"
     return Problem(
         403,
         verdict.code,
-        f"{verdict.detail} Nothing was paid. An operator can change this agent's policy.",
+        f"{verdict.detail} Nothing was paid. An operator can change {whose}.",
         extra,
     )
 
@@ -372,9 +373,14 @@ def breaker_open(provider: str, retry_after: int, last_error: str) -> Problem:
     return Problem(
         503,
         "breaker_open",
-        f"{provider} failed several times in a row (last: {last_error}), so it is left alone for"
-        f" now. It will be tried again in {retry_after} s. Nothing was sent or paid.",
-        {"provider": provider, "last_error": last_error, "retry_after": retry_after},
+        f"{provider} failed too often (last: {last_error}), so it is left alone for now. It will be"
+        f" tried again in {retry_after} s. Nothing was sent or paid.",
+        {
+            "provider": provider,
+            "last_error": last_error,
+            "retry_after": retry_after,
+            "retry_at": _iso(datetime.now(UTC) + timedelta(seconds=retry_after)),
+        },
         ((b"Retry-After", b"%d" % retry_after),),
     )
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from proxy.admin import Hosts, Keys, Listener, Parts, all_routes, application
 from proxy.admin.stream import Streams
@@ -11,12 +12,15 @@ from proxy.again import Again, Terms
 from proxy.authority import AuthorityFile, Leaves
 from proxy.awaited import Awaited
 from proxy.balances import BalanceWatch, Watched
+from proxy.cache import PaidCache, Savings, Shelves
+from proxy.cache import Terms as CacheTerms
 from proxy.capture import Capture, StoreRule
 from proxy.chains import DEFAULT_WALLET, Chain
 from proxy.chains.solana import SolanaChain, Wallet
 from proxy.consent import Consent
 from proxy.entries import INSTANCE
 from proxy.exchange import Exchange
+from proxy.expectation import Expectations
 from proxy.gatekeeper import Gatekeeper
 from proxy.ledger import Database, Directory, Ledger, history
 from proxy.ledger.address import tcp_addresses
@@ -28,12 +32,16 @@ from proxy.metrics import Counts
 from proxy.notices import Courier, Feed
 from proxy.notices.post import Poster
 from proxy.paths import PathError, ca_directory
-from proxy.providers import Providers
+from proxy.procurement.doors import Host as IntentHost
+from proxy.procurement.procurement import Procurement
+from proxy.providers import BreakerRules, Providers, Weights
+from proxy.providers.fading import Fading
+from proxy.providers.scores import Terms as ScoreTerms
 from proxy.receipts.keys import KEY_NAME, ReceiptKey
 from proxy.receipts.signer import ReceiptSigner
 from proxy.reconciler import Reconciler
 from proxy.reconciler.books import Account
-from proxy.settings import NETWORK_IDS, Settings
+from proxy.settings import NETWORK_IDS, Breaker, Retries, Score, Settings
 from proxy.store import Store, open_store
 from proxy.upkeep import Keeper
 from proxy.wallets import load_wallets, low_balance, wallet_files
@@ -41,6 +49,7 @@ from proxy.wire.chain import Chain as ProxyChain
 from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.plane import DataPlane
+from proxy.wire.retrying import RetryRules
 from proxy.wire.routes import ForwardRouter, MountRouter, origin_of
 from proxy.x402.assets import ASSETS
 
@@ -59,9 +68,12 @@ class Service:
         self.directory: Directory
         self.reconciler: Reconciler
         self.ledger: Ledger
+        self.providers: Providers
         self.keeper: Keeper
         self.feed: Feed
         self.capture: Capture
+        self.procurement: Procurement
+        self.cache: PaidCache | None = None
         self.signer: ReceiptSigner | None = None
         self.chains: dict[str, Chain] = {}
         self.counts = Counts()
@@ -94,18 +106,19 @@ class Service:
             self._sign_receipts(stack)
             self.ledger = Ledger(self.store.database)
             stack.push_async_callback(self._settle_books)
-            providers = Providers(
+            providers = self.providers = Providers(
                 self.store.database,
-                failures=settings.breaker.failures,
-                open_seconds=settings.breaker.open_seconds,
+                self.store.dsn,
+                rules=_breaker_rules(settings.breaker),
+                own_rules=_own_breaker_rules(settings),
+                terms=score_terms(settings.score),
+                role=self.store.role,
             )
             await providers.start()
             stack.push_async_callback(providers.close)
             await self._open_chains(stack)
             awaited = Awaited()
-            presence = Presence(
-                self.store.dsn, INSTANCE, vouches=awaited.vouches, role=self.store.role
-            )
+            presence = Presence(self.store.dsn, INSTANCE, word=awaited.word, role=self.store.role)
             await presence.start()
             stack.push_async_callback(presence.close)
             cipher = AgentCipher(self.store.database, self.store.vault)
@@ -125,6 +138,14 @@ class Service:
                 again,
                 consent,
                 memo_less=await self._memo_less(),
+                expectations=Expectations(
+                    (
+                        origin_of(one.upstream).key,
+                        urlsplit(one.upstream).path,
+                        one.expect.expectation,
+                    )
+                    for one in settings.providers.values()
+                ),
             )
             capture = self.capture = self._capture()
             stack.push_async_callback(capture.close, FLUSH_SECONDS)
@@ -143,9 +164,19 @@ class Service:
                 ca_file=settings.tls.ca_file,
                 off_limits=tcp_addresses(self.store.dsn),
                 chain=self._chained_proxy(),
+                retries=_retry_rules(settings.retries),
+                retries_by_origin={
+                    origin_of(provider.upstream): _retry_rules(
+                        settings.retries.of(provider.retries)
+                    )
+                    for provider in settings.providers.values()
+                },
             )
             stack.push_async_callback(plane.close)
+            self.cache = plane.cache = self._cache(gate, stack)
             self._intercept(plane, stack)
+            self.procurement = self._procurement(plane, providers)
+            plane.intents = IntentHost(self.procurement)
             await self._open_admin(plane, providers, stack)
             upstreams = {name: p.upstream for name, p in settings.providers.items()}
             listen = settings.listen
@@ -231,6 +262,19 @@ class Service:
             ),
         )
 
+    def _procurement(self, plane: DataPlane, providers: Providers) -> Procurement:
+        settings = self.settings
+        return Procurement(
+            plane,
+            self.directory,
+            providers,
+            self.ledger,
+            self.store.database,
+            {name: intent.named(name) for name, intent in settings.intents.items()},
+            key_seconds=settings.paid.idempotency_seconds,
+            wait=settings.paid.wait,
+        )
+
     def _again(self, cipher: AgentCipher, awaited: Awaited, presence: Presence) -> Again:
         paid = self.settings.paid
         terms = Terms(
@@ -243,6 +287,37 @@ class Service:
         )
         kept = KeptAnswers(self.store.database, cipher, most=terms.keep_answers)
         return Again(self.ledger, kept, self.chains, self.counts, terms, awaited, presence)
+
+    def _cache(self, gate: Gatekeeper, stack: AsyncExitStack) -> PaidCache | None:
+        """None where no provider has one: then no request is looked at for it."""
+        terms = {
+            name: CacheTerms(
+                shared=cache.shared,
+                fresh_seconds=cache.fresh_seconds,
+                max_seconds=cache.max_seconds,
+                max_bytes=cache.max_bytes,
+                methods=frozenset(cache.methods),
+            )
+            for name, provider in self.settings.providers.items()
+            if (cache := provider.cache).enabled
+        }
+        if not terms:
+            return None
+        rules = self.settings.cache
+        savings = Savings(self.store.database, self.counts)
+        paid = PaidCache(
+            terms,
+            {origin_of(self.settings.providers[name].upstream): terms[name] for name in terms},
+            Shelves(rules.memory_bytes, rules.answers),
+            savings,
+            self.directory,
+            gate.leave,
+            wait=rules.wait,
+        )
+        savings.tidy = paid.tidy
+        savings.start()
+        stack.push_async_callback(savings.close)
+        return paid
 
     def _capture(self) -> Capture:
         rules = {
@@ -296,11 +371,12 @@ class Service:
             streams := Streams(self.feed),
             self.settings.policy,
             await stack.enter_async_context(Poster(ca_file=self.settings.tls.ca_file)),
+            self.procurement,
         )
         keys = Keys(database)
         routes = all_routes(parts, open_metrics=self.settings.admin.open_metrics)
         hosts = Hosts((address.host, *self.settings.admin.hosts))
-        app = application(keys, routes, hosts)
+        app = application(keys, routes, hosts, self.directory)
         listener = await Listener.start(app, address.host, address.port)
         stack.push_async_callback(listener.close)
         stack.callback(streams.close)  # first: the listener would wait for them
@@ -325,11 +401,7 @@ class Service:
         await self.ledger.close()
 
     def _limits(self) -> Limits:
-        sizes, seconds, retries = (
-            self.settings.limits,
-            self.settings.timeouts,
-            self.settings.retries,
-        )
+        sizes, seconds = self.settings.limits, self.settings.timeouts
         return Limits(
             header_bytes=sizes.header_bytes,
             challenge_bytes=sizes.challenge_bytes,
@@ -342,9 +414,51 @@ class Service:
             idle=seconds.idle,
             client_header=seconds.client_header,
             receipt_wait=seconds.receipt_wait,
-            retry_attempts=retries.attempts,
-            retry_backoff=retries.backoff,
         )
+
+
+def _breaker_rules(breaker: Breaker) -> BreakerRules:
+    return BreakerRules(**breaker.model_dump())
+
+
+def _own_breaker_rules(settings: Settings) -> dict[str, BreakerRules]:
+    """By origin: providers that share one share its breaker, with all that each of them says."""
+    found: dict[str, Breaker] = {}
+    for provider in settings.providers.values():
+        key = origin_of(provider.upstream).key
+        found[key] = found.get(key, settings.breaker).of(provider.breaker)
+    return {key: _breaker_rules(breaker) for key, breaker in found.items()}
+
+
+def score_terms(score: Score) -> ScoreTerms:
+    """How scores are made, by the settings."""
+    return ScoreTerms(
+        Weights(
+            success=score.success,
+            schema=score.schema_share,
+            quality=score.quality,
+            latency=score.latency,
+            price=score.price,
+            tripped=score.tripped,
+            paid_failure=score.paid_failure,
+            worst_latency_ms=1000 * score.worst_latency,
+            worst_price_micros=score.worst_price,
+        ),
+        Fading(3600 * score.half_life_hours, score.half_life_calls),
+        endpoints=score.endpoints,
+    )
+
+
+def _retry_rules(retries: Retries) -> RetryRules:
+    return RetryRules(
+        attempts=retries.attempts,
+        backoff=retries.backoff,
+        jitter=retries.jitter,
+        total=retries.total,
+        statuses=frozenset(retries.statuses),
+        budget=retries.budget,
+        floor=retries.budget_floor,
+    )
 
 
 def reconciler_of(

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.admin import places
 from proxy.admin.answers import told
+from proxy.admin.askers import agent_of, nobody
 from proxy.admin.hosts import Hosts
 from proxy.admin.keys import Key, Keys
 from proxy.admin.refusals import of_the_ledger
-from proxy.admin.rights import BODY, CALLER, QUERY, Handler, key_of, mark_of
+from proxy.admin.rights import ASKER, BODY, CALLER, QUERY, Handler, key_of, mark_of
 from proxy.admin.roles import Role
+from proxy.ledger import Directory
 from proxy.wire.problem import Problem
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,15 @@ class UnmarkedRoute(Exception):
     """A route does not say who may use it: a mistake of ours, found at the start."""
 
 
-def application(keys: Keys, routes: Iterable[web.RouteDef], hosts: Hosts) -> web.Application:
-    """Serves `routes`, each to those that its mark names, asked for by one of `hosts`.
+def application(
+    keys: Keys, routes: Iterable[web.RouteDef], hosts: Hosts, agents: Directory | None = None
+) -> web.Application:
+    """Serves `routes`, each to those that its mark names, asked for by one of `hosts`. Without
+    `agents` there are none.
 
     Raises UnmarkedRoute."""
-    app = web.Application(client_max_size=BODY_BYTES, middlewares=[_guard(keys, hosts)])
+    guard = _guard(keys, hosts, agents)
+    app = web.Application(client_max_size=BODY_BYTES, middlewares=[guard])
     for route in routes:
         if mark_of(route.handler) is None:
             raise UnmarkedRoute(f"{route.method} {route.path} does not say who may use it")
@@ -41,12 +47,12 @@ def application(keys: Keys, routes: Iterable[web.RouteDef], hosts: Hosts) -> web
     return app
 
 
-def _guard(keys: Keys, hosts: Hosts) -> Middleware:
+def _guard(keys: Keys, hosts: Hosts, agents: Directory | None) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             hosts.check(request)
-            response = await _pass(keys, request, handler)
+            response = await _pass(keys, agents, request, handler)
         except Exception as error:
             # Of a stream under way nothing can be taken back: it is cut off.
             if request.writer is not None and request.writer.output_size > 0:
@@ -63,13 +69,20 @@ def _guard(keys: Keys, hosts: Hosts) -> Middleware:
     return guard
 
 
-async def _pass(keys: Keys, request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _pass(
+    keys: Keys, agents: Directory | None, request: web.Request, handler: Handler
+) -> web.StreamResponse:
     if (request.content_length or 0) > BODY_BYTES:
         raise _too_large()
     mark = mark_of(request.match_info.handler)
     if mark is None:  # 404 and 405 are handlers too, and the only ones without a mark
         return await handler(request)
-    if mark.least is not None:
+    agent = agent_of(request, agents) if mark.agents and agents is not None else None
+    if agent is not None:
+        request[ASKER] = agent
+    elif mark.agents and (mark.least is None or not key_of(request)):
+        raise nobody()
+    elif mark.least is not None:
         request[CALLER] = await _identify(keys, request, mark.least)
     places.check(request)
     if mark.query is not None:

@@ -59,15 +59,37 @@ def families_of(parts: Parts) -> Iterator[Metric]:
     yield _tally(
         "autopay_payments",
         "Payments asked for, by what came of them: paid, in_doubt, released, reversed, denied or"
-        " replayed.",
+        " replayed; and those of the paid that were paid_failed.",
         counts.payments,
     )
     yield _tally("autopay_spent_micro_usd", "Spent, in millionths of a USD.", counts.spent_micros)
+    yield _tally(
+        "autopay_lost_micro_usd",
+        "Of that, for what was not delivered as it was paid for, in millionths of a USD.",
+        counts.lost_micros,
+    )
+    yield _tally(
+        "autopay_cache_answers", "Answers that nobody had to pay for again.", counts.saved_answers
+    )
+    yield _tally(
+        "autopay_saved_micro_usd",
+        "What those would have cost, in millionths of a USD.",
+        counts.saved_micros,
+    )
+    if plane.cache is not None:
+        yield _gauge("autopay_cache_bytes", "Taken up by cached answers.", plane.cache.used)
+        yield _gauge("autopay_cache_entries", "Cached answers.", plane.cache.entries)
     yield _tally(
         "autopay_certificate_rejections",
         "How often a program's tunnels to a host began to be left alone, since it rejected"
         " autopay's certificate.",
         counts.rejections,
+    )
+    yield _tally(
+        "autopay_retries",
+        "Requests tried again, by what came of it: succeeded, failed, or withheld, where it would"
+        " have been more than the provider can bear.",
+        counts.retries,
     )
     yield _histogram(
         "autopay_reserve_seconds", "To take a price from the budgets.", ledger.reserving
@@ -140,7 +162,8 @@ def _requests(parts: Parts) -> Metric:
 
 
 def _breakers(parts: Parts) -> Iterator[Metric]:
-    """Every tripped one and the closed ones used last, up to a bound; and how many there are."""
+    """Every tripped one and the closed ones used last, up to a bound, and how many there are; and
+    the scores of the providers used last."""
     breakers = parts.providers.breakers()
     each = GaugeMetricFamily(
         "autopay_breaker_state",
@@ -154,6 +177,14 @@ def _breakers(parts: Parts) -> Iterator[Metric]:
     for state in _BREAKER:
         total.add_metric([state], sum(state == found for _, found in breakers))
     yield total
+    scores = GaugeMetricFamily(
+        "autopay_provider_score",
+        "How good a provider is, 0 to 1. At most 200 of them, the last used.",
+        labels=["provider"],
+    )
+    for provider in parts.providers.met()[:MOST_BREAKERS]:
+        scores.add_metric([provider], parts.providers.score(provider))
+    yield scores
 
 
 def _tally(name: str, text: str, tally: Tally) -> Metric:

@@ -1,7 +1,9 @@
 """The API's own description (OpenAPI 3.1), made of the routes and their marks."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from inspect import getdoc
 from typing import Any
@@ -62,13 +64,20 @@ class Document(Given):
 def routes(described: Sequence[web.RouteDef]) -> list[web.RouteDef]:
     """The route that tells of all `described`, and of itself."""
 
+    making = asyncio.Lock()
+
+    @cache
+    def document() -> dict[str, Any]:
+        return openapi([*described, route])
+
     @anyone(gives=Document)
     async def tell(_: web.Request) -> web.Response:
         """This document."""
-        return answer(document)
+        # The first who asks waits for it, a fifth of a second, so that no start does.
+        async with making:
+            return answer(await asyncio.to_thread(document))
 
     route = web.get("/openapi.json", tell)
-    document = openapi([*described, route])
     return [route]
 
 
@@ -89,7 +98,11 @@ def openapi(described: Sequence[web.RouteDef]) -> dict[str, Any]:
         "info": {"title": "autopay", "version": __version__},
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "agent": {"type": "http", "scheme": "basic"},
+                "token": {"type": "http", "scheme": "bearer"},
+            },
             "schemas": {"Problem": _PROBLEM, **components["$defs"]},
         },
     }
@@ -140,8 +153,11 @@ def _operation(
         "responses": {str(mark.status): _given(mark, schemas)}
         | {str(status): _refused(status) for status in _refusals(route, mark, changes=changes)},
     }
+    if mark.agents:
+        operation["security"] = [{"agent": []}, {"token": []}]
+        operation["x-role"] = "agent"
     if mark.least is not None:
-        operation["security"] = [{"key": []}]
+        operation["security"] = [*operation.get("security", []), {"key": []}]
         operation["x-role"] = mark.least
     if mark.body is not None:
         operation["requestBody"] = {
@@ -179,7 +195,7 @@ def _given(mark: Mark, schemas: _Schemas) -> dict[str, Any]:
 def _refusals(route: web.RouteDef, mark: Mark, *, changes: bool) -> list[int]:
     """The statuses of its problems: what the marks of all routes bring with them, and its own."""
     statuses = {400, 421, 500, 503, *mark.refuses}
-    if mark.least is not None:
+    if mark.least is not None or mark.agents:
         statuses |= {401, 403}
     if "{" in route.path:
         statuses.add(404)

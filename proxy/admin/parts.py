@@ -11,6 +11,7 @@ from proxy.chains import Chain
 from proxy.ledger import Database, Directory, Ledger
 from proxy.metrics import Counts
 from proxy.notices.post import Poster
+from proxy.procurement.procurement import Procurement
 from proxy.providers import Providers
 from proxy.reconciler import Reconciler
 from proxy.settings.model import PolicyDefaults
@@ -38,6 +39,7 @@ class Parts:
     streams: Streams
     defaults: PolicyDefaults
     poster: Poster
+    procurement: Procurement
 
     def new_policy(self, agent: str, *, frozen: bool) -> Policy:
         """What a new agent may spend, by the settings."""

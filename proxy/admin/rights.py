@@ -14,12 +14,14 @@ from pydantic import BaseModel
 
 from proxy.admin.keys import Key
 from proxy.admin.roles import Role
+from proxy.ledger import Agent
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Model = TypeVar("Model", bound=BaseModel)
 
 _MARK = "autopay_mark"
 CALLER = web.RequestKey("caller", Key)
+ASKER = web.RequestKey("asker", Agent)
 QUERY = web.RequestKey("query", BaseModel)
 BODY = web.RequestKey("body", BaseModel)
 
@@ -30,7 +32,8 @@ class Mark:
     URL's parameters and the JSON body must fit; None: there are none. `gives`: the model of the
     answer, or its media type if it is no JSON; None: it has no body. `status`: the answer's.
     `refuses`: the statuses of its problems, beyond those that follow from the rest. `tagged`: what
-    it is about has a version, which is its ETag, and which If-Match may demand."""
+    it is about has a version, which is its ETag, and which If-Match may demand. `agents`: for
+    agents, with their own credential; where there is no `least`, for nobody else."""
 
     least: Role | None
     query: type[BaseModel] | None = None
@@ -39,6 +42,7 @@ class Mark:
     status: int = 200
     refuses: tuple[int, ...] = ()
     tagged: bool = False
+    agents: bool = False
 
 
 def needs(
@@ -74,6 +78,23 @@ def anyone(
     return mark
 
 
+def for_agents(
+    *,
+    least: Role | None = None,
+    body: type[BaseModel] | None = None,
+    gives: type[BaseModel],
+    refuses: tuple[int, ...] = (),
+) -> Callable[[Handler], Handler]:
+    """For agents, with their own rights; and for keys of the role `least`, to look on."""
+
+    def mark(handler: Handler) -> Handler:
+        made = Mark(least, body=body, gives=gives, refuses=refuses, agents=True)
+        setattr(handler, _MARK, made)
+        return handler
+
+    return mark
+
+
 def mark_of(handler: object) -> Mark | None:
     """The mark of a route's handler."""
     mark = getattr(handler, _MARK, None)
@@ -83,6 +104,11 @@ def mark_of(handler: object) -> Mark | None:
 def caller(request: web.Request) -> Key:
     """Whose key it is. Of a route that needs one."""
     return request[CALLER]
+
+
+def asker(request: web.Request) -> Agent | None:
+    """Which agent asks; None: whoever holds a key."""
+    return request.get(ASKER)
 
 
 def key_of(request: web.Request) -> str:

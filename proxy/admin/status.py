@@ -1,5 +1,7 @@
 """Is all well, at a glance?"""
 
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +16,7 @@ from proxy.admin.shapes import Given, Usd, shape
 from proxy.chains import Chain, Unpayable
 from proxy.ledger import history
 from proxy.ledger.wallets import held
+from proxy.providers import Tripped
 from proxy.records import as_fields
 
 MOST_IN_DOUBT = 1_000
@@ -53,10 +56,14 @@ class InDoubt(Given):
 
 
 class Breaker(Given):
-    """Of a provider that is left alone, or tried again."""
+    """Of a provider that is left alone, or tried again: "open" or "half-open". `retry_at`: when it
+    may be tried, null if it may be now; `probing`: whether this proxy is trying it."""
 
     provider: str
     state: str
+    last_error: str
+    retry_at: str | None
+    probing: bool
 
 
 class Status(Given):
@@ -80,7 +87,6 @@ def routes(parts: Parts) -> list[web.RouteDef]:
         """Today's budgets, what is in doubt, what is left alone, and what is under way."""
         database, plane = parts.database, parts.plane
         in_doubt = await history.in_doubt(database, limit=MOST_IN_DOUBT)
-        tripped = [(key, state) for key, state in parts.providers.breakers() if state != "closed"]
         return answer(
             {
                 "version": __version__,
@@ -93,9 +99,7 @@ def routes(parts: Parts) -> list[web.RouteDef]:
                     "payments": len(in_doubt),
                     "held_usd": format_usd(sum(payment.price for payment in in_doubt)),
                 },
-                "breakers": [
-                    {"provider": key, "state": state} for key, state in tripped[:MOST_BREAKERS]
-                ],
+                "breakers": [_breaker(one) for one in parts.providers.tripped()[:MOST_BREAKERS]],
                 "certificate_rejections": [
                     as_fields(one) for one in await history.rejections(database)
                 ],
@@ -106,6 +110,17 @@ def routes(parts: Parts) -> list[web.RouteDef]:
         )
 
     return [web.get("/v1/status", status)]
+
+
+def _breaker(tripped: Tripped) -> dict[str, Any]:
+    at = datetime.now(UTC) + timedelta(seconds=math.ceil(tripped.seconds))
+    return {
+        "provider": tripped.key,
+        "state": tripped.state,
+        "last_error": tripped.last_error,
+        "retry_at": at.isoformat() if tripped.seconds else None,
+        "probing": tripped.probing,
+    }
 
 
 async def _wallets(parts: Parts) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """What the book of policies was, the way back to it, and what another would change."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,6 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from policies import Book, diff
-from policies import Change as RuleChange
 from proxy.admin.answers import answer, listed
 from proxy.admin.behalf import signed
 from proxy.admin.layers import BookDocument, plain
@@ -113,7 +111,7 @@ def _versions(database: Database) -> list[web.RouteDef]:
         if not asked(request, Merging).prune:
             wanted = dict(now.layers()) | wanted
         found = diff(now, Book.of(wanted))
-        return answer({"items": [_difference(one) for one in found]})
+        return answer({"items": [one.to_json() for one in found]})
 
     return [
         web.get("/v1/policies/history", history),
@@ -158,15 +156,3 @@ async def _shadowed(database: Database) -> web.Response:
             "updated_at": found.updated_at,
         }
     )
-
-
-def _difference(one: RuleChange) -> Mapping[str, Any]:
-    return {
-        "layer": str(one.layer),
-        "agent": one.layer.agent,
-        "provider": one.layer.provider,
-        "rule": one.rule,
-        "before": one.before,
-        "after": one.after,
-        "direction": one.direction,
-    }

@@ -13,8 +13,11 @@ class Endpoint(Enum):
 
 def endpoint_of(method: str, target: bytes) -> Endpoint | None:
     """What is asked, or None if it is no chat. `target` may have a query."""
-    if method != "POST":
-        return None
+    return endpoint_at(target) if method == "POST" else None
+
+
+def endpoint_at(target: bytes) -> Endpoint | None:
+    """The same, whatever the method."""
     path = target.partition(b"?")[0].rstrip(b"/")
     for endpoint in Endpoint:  # the longer ending is first
         if path.endswith(endpoint.value):

@@ -105,19 +105,6 @@ def change_line(change: Change) -> str:
     return f"{sign} {change.layer}: {change.rule}: {before} -> {after} ({change.direction})"
 
 
-def change_record(change: Change) -> dict[str, object]:
-    """One change for machines."""
-    return {
-        "layer": str(change.layer),
-        "agent": change.layer.agent,
-        "provider": change.layer.provider,
-        "rule": change.rule,
-        "before": change.before,
-        "after": change.after,
-        "direction": change.direction,
-    }
-
-
 def _look_over(
     options: argparse.Namespace, settings: Settings, running: Book, loaded: Loaded
 ) -> None:
@@ -140,7 +127,7 @@ def _look_over(
 
 def _say_applied(options: argparse.Namespace, version: int, changes: list[Change]) -> int:
     if options.json:
-        record = {"version": version, "changes": [change_record(one) for one in changes]}
+        record = {"version": version, "changes": [one.to_json() for one in changes]}
         say(json.dumps(record))
         return 0
     for change in changes:
@@ -164,7 +151,7 @@ async def _say_shadow(options: argparse.Namespace, settings: Settings) -> int:
             "note": found.note,
             "by": found.updated_by,
             "since": found.updated_at.isoformat(),
-            "changes": [change_record(one) for one in changes],
+            "changes": [one.to_json() for one in changes],
         }
         say(json.dumps(record))
     elif found.book is None:

@@ -10,7 +10,7 @@ from policies.files import FilesError, Loaded, load
 from policies.files import read as read_files
 from policies.written import as_toml
 from proxy.cli.books import open_books
-from proxy.cli.policy_changing import change_line, change_record
+from proxy.cli.policy_changing import change_line
 from proxy.cli.policy_files import failures, findings, joined, known_here
 from proxy.cli.render import say
 from proxy.ledger import policies
@@ -36,7 +36,7 @@ async def diff(options: argparse.Namespace, settings: Settings) -> int:
     changes = compared(running, joined(running, loaded, prune=options.prune))
     if options.json:
         for change in changes:
-            say(json.dumps(change_record(change)))
+            say(json.dumps(change.to_json()))
     else:
         for change in changes:
             say(change_line(change))

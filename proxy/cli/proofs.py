@@ -15,7 +15,7 @@ from uuid import UUID
 from proxy.chains.solana.rpc import Rpc
 from proxy.cli.books import audited_store
 from proxy.cli.errors import CommandError
-from proxy.cli.questions import ago
+from proxy.cli.questions import since
 from proxy.cli.render import note, say, table
 from proxy.receipts import export, on_chain
 from proxy.receipts.keys import KEY_NAME, ReceiptKey
@@ -30,8 +30,8 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     out.add_argument("file", metavar="FILE", help="where to; - for stdout")
     out.add_argument("--format", choices=("json", "csv"), default="json", dest="kind")
     out.add_argument("--agent", metavar="NAME", help="of this agent only")
-    out.add_argument("--since", type=_moment, metavar="TIME", help="2026-11-01, or 7d ago")
-    out.add_argument("--until", type=_moment, metavar="TIME", help="before that")
+    out.add_argument("--since", type=since, metavar="TIME", help="2026-11-01, or 7d ago")
+    out.add_argument("--until", type=since, metavar="TIME", help="before that")
     out.set_defaults(act=_export)
     check = actions.add_parser("verify", help="prove an export, offline")
     check.add_argument("file", metavar="FILE", help="an export; - for stdin")
@@ -49,15 +49,6 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     check.set_defaults(act=_verify)
     keys = actions.add_parser("keys", help="who has signed, and whether it was this machine")
     keys.set_defaults(act=_keys)
-
-
-def _moment(text: str) -> datetime:
-    """Raises ArgumentTypeError, which argparse shows."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.now(UTC) - ago(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _fingerprint(text: str) -> bytes:
@@ -88,7 +79,7 @@ async def _exported(options: argparse.Namespace) -> int:
             lines = csv_lines(found.links, names)
         else:
             lines = export.json_lines(found, key, datetime.now(UTC))
-        with _written(options.file) as out:
+        with written(options.file) as out:
             count = await _copy(lines, out)
     if options.file != "-":
         note(f"{count - 1} links of {len(found.chains)} agents are in {options.file}")
@@ -106,7 +97,7 @@ async def _copy(lines: AsyncIterator[str], out: TextIO) -> int:
 
 
 @contextmanager
-def _written(name: str) -> Iterator[TextIO]:
+def written(name: str) -> Iterator[TextIO]:
     """The file appears when it is whole; what was there before goes then."""
     if name == "-":
         sys.stdout.reconfigure(newline="")  # type: ignore[union-attr]  # CSV has its own line ends

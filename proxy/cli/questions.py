@@ -2,7 +2,9 @@
 
 import argparse
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+
+from policies import PolicyError, parse_usd
 
 _TIME = re.compile(r"([1-9][0-9]{0,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -28,12 +30,29 @@ def positive(text: str) -> int:
     return min(int(text), MOST)
 
 
+def usd(text: str) -> int:
+    """In micro-USD. Raises ArgumentTypeError."""
+    try:
+        return parse_usd(text)
+    except PolicyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def ago(text: str) -> timedelta:
     """ "30m", "24h" or "7d". Raises ArgumentTypeError, which argparse shows."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time like 30m, 24h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def since(text: str) -> datetime:
+    """A day, a moment (UTC, if it does not say), or how long ago. Raises ArgumentTypeError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC) - ago(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def life(text: str) -> timedelta:

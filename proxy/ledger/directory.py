@@ -186,6 +186,11 @@ class Directory:
         """
         return self._state.names[who.name]
 
+    @property
+    def active(self) -> Set[UUID]:
+        """The ids of those that were not removed."""
+        return self._state.active
+
     def policy(self, agent: Agent) -> Policy:
         """The agent's policy, apart from what is said of providers; a frozen one if it was removed
         since it was looked up."""

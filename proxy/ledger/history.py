@@ -13,8 +13,14 @@ from proxy.ledger.database import Database
 RECEIPTS = """
 SELECT l.id, a.name AS agent, l.method, l.endpoint, l.amount, l.symbol, l.network, l.pay_to,
        l.amount_micros AS price, coalesce(l.tx_hash, l.settle_tx_hash, '') AS transaction,
-       l.success, l.http_status, l.latency_ms, l.session_id, l.trace_id, l.created_at
+       l.success, l.http_status, l.latency_ms, l.session_id, l.trace_id, l.created_at,
+       d.latency_ms AS first_byte_ms, d.total_ms, d.size_bytes, d.content_type, d.response_hash,
+       d.schema_ok, d.expected, d.unread, w.payment_id IS NOT NULL AS paid_failed,
+       CASE WHEN w.payment_id IS NOT NULL THEN d.error END AS fault
 FROM x402_payment_logs l JOIN agents a ON a.id = l.agent_id
+LEFT JOIN LATERAL (SELECT r.* FROM x402_procurement_receipts r WHERE r.payment_id = l.id
+                   ORDER BY r.success DESC, r.created_at DESC LIMIT 1) d ON true
+LEFT JOIN losses w ON w.payment_id = l.id
 """
 DECISIONS = """
 SELECT d.id, d.payment_id, coalesce(a.name, d.agent_id::text) AS agent, d.method, d.endpoint,
@@ -37,7 +43,9 @@ SELECT a.name AS agent, t.day, p.frozen, coalesce(c.spent_micros, 0) AS spent,
        coalesce(c.held_micros, 0) AS held, p.daily_limit_micros AS limit,
        greatest(p.daily_limit_micros - coalesce(c.spent_micros, 0) - coalesce(c.held_micros, 0), 0)
            AS remaining,
-       coalesce(c.paid_calls, 0) AS paid_calls
+       coalesce(c.paid_calls, 0) AS paid_calls,
+       (SELECT coalesce(sum(s.saved_micros), 0)::bigint FROM cache_savings s
+         WHERE s.agent_id = a.id AND s.day = t.day) AS saved
 FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) t
 CROSS JOIN agents a
 JOIN agent_policies p ON p.agent_id = a.id
@@ -94,7 +102,9 @@ _EVERYTHING = Within()
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """A settled payment; `amount` in atomic units, as text. `MONEY` names the fields in micro-USD,
-    here and below."""
+    here and below. `latency_ms` is to the head that told of the settlement; from `first_byte_ms` on
+    it is what came in the end, and null until then. `unread`: why its body was not held against
+    what was expected. `paid_failed`: it is not what was paid for, `fault` says why."""
 
     MONEY: ClassVar = ("price",)
     id: UUID
@@ -113,6 +123,16 @@ class Receipt:
     session_id: str | None
     trace_id: str | None
     created_at: datetime
+    first_byte_ms: int | None
+    total_ms: int | None
+    size_bytes: int | None
+    content_type: str | None
+    response_hash: str | None
+    schema_ok: bool | None
+    expected: bool | None
+    unread: str | None
+    paid_failed: bool
+    fault: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +188,9 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Today:
-    """An agent's UTC day so far."""
+    """An agent's UTC day so far. `saved`: what cached answers would have cost."""
 
-    MONEY: ClassVar = ("spent", "held", "limit", "remaining")
+    MONEY: ClassVar = ("spent", "held", "limit", "remaining", "saved")
     agent: str
     day: date
     frozen: bool
@@ -179,6 +199,7 @@ class Today:
     limit: int
     remaining: int
     paid_calls: int
+    saved: int
 
 
 @dataclass(frozen=True, slots=True)

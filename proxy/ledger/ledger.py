@@ -1,8 +1,8 @@
 """The money moves of one payment: reserve, then settle, release or doubt; and the rows beside them.
 
-What must be atomic is in `sql/migrations/0017_money.sql`; here is what happens when the database
-does not answer. A reservation fails at once and nothing is paid. Everything after it must be
-written, so it waits in the outbox for as long as it takes.
+What must be atomic is in `sql/migrations/0017_money.sql` and, for budgets, `0029_limits.sql`; here
+is what happens when the database does not answer. A reservation fails at once and nothing is paid.
+Everything after it must be written, so it waits in the outbox for as long as it takes.
 """
 
 import asyncio
@@ -182,6 +182,7 @@ class Ledger:
 
     async def release(self, payment_id: UUID, reason: str) -> bool:
         """Gives held money back: `reason` is "never_sent" (not a byte) or "proved_dead", no other.
+        What another process has sent meanwhile, as the bytes of one that seemed gone, stays held.
 
         Repeatable; waits and returns like `settle`.
         """
@@ -236,6 +237,12 @@ class Ledger:
             "pay_to": _text(d.pay_to, 512),
             "attempt": d.attempt,
             "error": _text(d.error, 1024),
+            "total_ms": None if d.total_ms is None else min(d.total_ms, _MOST_MILLISECONDS),
+            "size_bytes": d.size,
+            "content_type": _text(d.content_type, 200),
+            "whole": d.whole,
+            "expected": d.expected,
+            "unread": _text(d.unread, 200),
         }
         return await self._outbox.write(
             f"the delivery {d.id}",
@@ -271,16 +278,30 @@ class Ledger:
         )
 
     async def note_retry(self, retry: Retry) -> bool:
-        """Records a try after the first. Repeatable; waits and returns like `settle`."""
-        args = {
+        """Records a try after the first. Repeatable; waits and returns like `settle`. One that was
+        not for a payment may be dropped."""
+        args: dict[str, Any] = {
             "id": str(retry.id),
-            "payment_id": str(retry.payment_id),
             "attempt": retry.attempt,
             "delay": retry.delay,
             "outcome": "SUCCESS" if retry.success else "FAILURE",
+            "cause": retry.cause or None,
             "error_class": retry.error_class or None,
             "error": _text(retry.error, 1024),
         }
+        if retry.payment_id is None:
+            args |= {
+                "agent_id": str(retry.agent_id),
+                "provider": _text(retry.provider, 255),
+                "method": _text(retry.method, 32),
+                "endpoint": _text(retry.endpoint, 2048),
+            }
+            return await self._outbox.write(
+                f"a retry of a request to {retry.provider}",
+                lambda: self._only_write("SELECT note_retry($1)", json.dumps(args)),
+                droppable=True,
+            )
+        args["payment_id"] = str(retry.payment_id)
         return await self._outbox.write(
             f"a retry of payment {retry.payment_id}",
             self._move("retry", args, expected={"noted"}),
@@ -394,7 +415,7 @@ class Ledger:
         return self._move(
             "release",
             {"payment_id": str(payment_id), "reason": reason},
-            expected={"released", "already", "absent"},
+            expected={"released", "already", "absent", "presented"},
         )
 
     def _move(

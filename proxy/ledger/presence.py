@@ -45,19 +45,19 @@ class Presence:
         dsn: str,
         instance: UUID,
         *,
-        vouches: Callable[[UUID], bool],
+        word: Callable[[UUID], str],
         role: str = "",
         timeout: float = 5.0,
     ) -> None:
-        """`vouches`: whether we can say of a payment of ours that its program still waits."""
+        """`word`: what we can say of a payment of ours, to others; "" for nothing."""
         self._dsn = dsn
         self._instance = instance
-        self._vouches = vouches
+        self._word = word
         self._role = role
         self._timeout = timeout
         self._connection: Connection | None = None
         self._one_at_a_time = asyncio.Lock()
-        self._questions: dict[str, asyncio.Future[list[str]]] = {}
+        self._questions: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -75,13 +75,14 @@ class Presence:
         if self._connection is not None:
             self._connection.terminate()
 
-    async def vouched(self, senders: Mapping[UUID, UUID]) -> set[UUID]:
-        """Of these payments, each with the process that sent it, those whose sender says that its
-        program still waits. Asks for two seconds at most; never raises for a lost connection."""
+    async def words(self, senders: Mapping[UUID, UUID]) -> dict[UUID, str]:
+        """What is said of these payments, each by the process that sent it. Nothing of those of
+        which there is nothing to be said, or whose sender was asked for two seconds in vain; never
+        raises for a lost connection."""
         by_sender: dict[UUID, list[str]] = {}
         for payment_id, sender in senders.items():
             by_sender.setdefault(sender, []).append(str(payment_id))
-        asked: dict[str, asyncio.Future[list[str]]] = {}
+        asked: dict[str, asyncio.Future[dict[str, str]]] = {}
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 for sender, payments in by_sender.items():
@@ -100,7 +101,7 @@ class Presence:
             for number in asked:
                 self._questions.pop(number, None)
         answers = [answer.result() for answer in asked.values() if answer.done()]
-        return {UUID(payment) for answer in answers for payment in answer}
+        return {UUID(payment): word for answer in answers for payment, word in answer.items()}
 
     async def _tell(self, instance: UUID, what: Mapping[str, Any]) -> None:
         async with self._one_at_a_time:
@@ -117,12 +118,13 @@ class Presence:
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
         elif question is not None and not question.done():
-            question.set_result(said["payments"])
+            question.set_result(said["words"])
 
     async def _answer(self, asked: Mapping[str, Any]) -> None:
-        waits = [payment for payment in asked["payments"] if self._vouches(UUID(payment))]
+        words = {payment: self._word(UUID(payment)) for payment in asked["payments"]}
+        said = {payment: word for payment, word in words.items() if word}
         try:
-            await self._tell(UUID(asked["by"]), {"number": asked["number"], "payments": waits})
+            await self._tell(UUID(asked["by"]), {"number": asked["number"], "words": said})
         except _TROUBLE as error:
             log.warning("another process asked for whom we wait, in vain: %s", error)
 

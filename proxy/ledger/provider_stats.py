@@ -12,13 +12,13 @@ _KEEP = 0.8
 _ADD = """
 INSERT INTO x402_procurement_provider_stats AS s (
     id, calls, successes, failures, avg_latency_ms, schema_passes, consecutive_failures,
-    max_price_micros, circuit_open_until, last_status, last_error, last_seen_at)
+    max_price_micros, last_status, last_error, last_seen_at)
 SELECT id, calls, successes, failures, coalesce(latency_ms, 0), schema_passes, consecutive_failures,
-       coalesce(max_price_micros, 0), circuit_open_until, last_status, last_error, now()
+       coalesce(max_price_micros, 0), last_status, last_error, now()
 FROM unnest($1::text[], $2::int[], $3::int[], $4::int[], $5::float8[], $6::int[], $7::int[],
-            $8::bigint[], $9::timestamptz[], $10::int[], $11::text[])
+            $8::bigint[], $9::int[], $10::text[])
      AS d (id, calls, successes, failures, latency_ms, schema_passes, consecutive_failures,
-           max_price_micros, circuit_open_until, last_status, last_error)
+           max_price_micros, last_status, last_error)
 ORDER BY id
 ON CONFLICT (id) DO UPDATE SET
     calls = s.calls + excluded.calls,
@@ -28,13 +28,12 @@ ON CONFLICT (id) DO UPDATE SET
         WHEN excluded.avg_latency_ms = 0 THEN s.avg_latency_ms
         WHEN s.avg_latency_ms = 0 THEN excluded.avg_latency_ms
         ELSE excluded.avg_latency_ms
-             + (s.avg_latency_ms - excluded.avg_latency_ms) * power($12::numeric, excluded.calls)
+             + (s.avg_latency_ms - excluded.avg_latency_ms) * power($11::numeric, excluded.calls)
     END,
     schema_passes = s.schema_passes + excluded.schema_passes,
     consecutive_failures = excluded.consecutive_failures,
     max_price_micros = CASE excluded.max_price_micros
         WHEN 0 THEN s.max_price_micros ELSE excluded.max_price_micros END,
-    circuit_open_until = excluded.circuit_open_until,
     last_status = coalesce(excluded.last_status, s.last_status),
     last_error = excluded.last_error,
     last_seen_at = now(),
@@ -82,7 +81,6 @@ class ProviderDelta:
     latency_ms: float | None
     schema_passes: int
     consecutive_failures: int
-    circuit_open_until: datetime | None
     last_status: int | None
     last_error: str | None
     max_price_micros: int | None
@@ -110,7 +108,6 @@ async def add(database: Database, deltas: Sequence[ProviderDelta]) -> None:
             [d.schema_passes for d in deltas],
             [d.consecutive_failures for d in deltas],
             [d.max_price_micros for d in deltas],
-            [d.circuit_open_until for d in deltas],
             [d.last_status for d in deltas],
             [
                 None if d.last_error is None else d.last_error.replace("\0", "")[:500]

@@ -176,6 +176,12 @@ class Delivery:
     transaction: str = ""
     pay_to: str = ""
     error: str = ""
+    total_ms: int | None = None  # to the last byte; `latency_ms` is to the first
+    size: int | None = None
+    content_type: str = ""
+    whole: bool | None = None  # the provider brought it to its end
+    expected: bool | None = None  # more than that it is whole, and no error
+    unread: str = ""  # why its body was not held against what was expected
     id: UUID = field(default_factory=uuid4)
 
 
@@ -213,12 +219,19 @@ class Presented:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A try after the first to bring a payment on its way; nothing had left before."""
+    """A try after the first, to bring a payment on its way or to get an answer without one; nothing
+    of a payment had left before."""
 
-    payment_id: UUID
+    payment_id: UUID | None
     attempt: int  # 1 to 3
     delay: float  # seconds that were waited before it
     success: bool
-    error_class: str = ""  # a code of error_classifications
+    error_class: str = ""  # how it ended, a code of error_classifications
     error: str = ""
+    cause: str = ""  # why it was made, another such code
+    # What it was, where no payment tells:
+    agent_id: UUID | None = None
+    provider: str = ""
+    method: str = ""
+    endpoint: str = ""
     id: UUID = field(default_factory=uuid4)

@@ -1,16 +1,18 @@
 """May a provider be called now (`guard`), how good is it (`score`), what did it do (`stats`)."""
 
-from proxy.providers.guard import BreakerOpen, Guards
+from proxy.providers.guard import BreakerOpen, BreakerRules, Guards, Tripped
 from proxy.providers.providers import Providers, Ticket
-from proxy.providers.score import WEIGHTS, Behaviour, Weights, score
+from proxy.providers.score import WEIGHTS, Evidence, Weights, score
 
 __all__ = [
     "WEIGHTS",
-    "Behaviour",
     "BreakerOpen",
+    "BreakerRules",
+    "Evidence",
     "Guards",
     "Providers",
     "Ticket",
+    "Tripped",
     "Weights",
     "score",
 ]

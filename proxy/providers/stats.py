@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import islice
 
 from policies import MAX_MICROS
@@ -26,7 +25,6 @@ class Record:
     max_price_micros: int = 0
     last_status: int | None = None
     last_error: str | None = None
-    circuit_open_until: datetime | None = None
     unsaved_calls: int = 0
     unsaved_successes: int = 0
     unsaved_schema_passes: int = 0
@@ -62,10 +60,17 @@ class Stats:
         record.last_status = status
         record.last_error = None
 
-    def failed(self, key: str, error: str, status: int | None) -> None:
+    def failed(
+        self, key: str, error: str, status: int | None, *, after_success: bool = False
+    ) -> None:
+        """`after_success`: of a call that was counted as one."""
         record = self._changing(key)
-        record.calls += 1
-        record.unsaved_calls += 1
+        if after_success:
+            record.successes -= 1
+            record.unsaved_successes -= 1
+        else:
+            record.calls += 1
+            record.unsaved_calls += 1
         record.failures += 1
         record.consecutive_failures += 1
         if status is not None:
@@ -76,9 +81,6 @@ class Stats:
         record = self._changing(key)
         # A seller may ask for more than any column holds.
         record.max_price_micros = max(record.max_price_micros, min(price_micros, MAX_MICROS))
-
-    def circuit(self, key: str, open_until: datetime | None) -> None:
-        self._changing(key).circuit_open_until = open_until
 
     def restore(self, saved: Iterable[ProviderStats]) -> None:
         for stats in saved:
@@ -93,7 +95,6 @@ class Stats:
                 max_price_micros=stats.max_price_micros,
                 last_status=stats.last_status,
                 last_error=stats.last_error,
-                circuit_open_until=stats.circuit_open_until,
             )
 
     def unsaved(self) -> list[tuple[ProviderDelta, Record]]:
@@ -134,10 +135,9 @@ def _delta(key: str, record: Record) -> ProviderDelta:
         calls=record.unsaved_calls,
         successes=successes,
         failures=record.unsaved_calls - successes,
-        latency_ms=record.unsaved_latency_ms / successes if successes else None,
+        latency_ms=record.unsaved_latency_ms / successes if successes > 0 else None,
         schema_passes=record.unsaved_schema_passes,
         consecutive_failures=record.consecutive_failures,
-        circuit_open_until=record.circuit_open_until,
         last_status=record.last_status,
         last_error=record.last_error,
         max_price_micros=record.max_price_micros or None,

@@ -4,7 +4,7 @@ JSON lines: a header that says what follows, signed where a key is at hand, then
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from proxy.ledger import Database, LedgerError, LedgerUnavailable
 from proxy.ledger.roles import startup
 from proxy.receipts.canonical import canonical, digest
 from proxy.receipts.keys import EXPORT, ReceiptKey
-from proxy.receipts.link import SELECT, Link
+from proxy.receipts.link import Link
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -41,13 +41,33 @@ CROSS JOIN LATERAL (
 WHERE c.agent_id = ANY ($1::uuid[]) AND c.length > 0
 ORDER BY c.agent_id
 """
+# What came for the money stands beside a link: it is told after the receipt was written, and is not
+# signed. A delivery that was good after all goes before those that were not.
+_SELECT = """
+SELECT l.agent_id, l.seq, l.kind, l.receipt_id, l.canonical, l.sha256, l.previous,
+       s.key_id, s.signature, (
+    SELECT jsonb_build_object(
+        'status', d.status, 'content_type', d.content_type, 'size_bytes', d.size_bytes,
+        'response_hash', d.response_hash, 'first_byte_ms', d.latency_ms, 'total_ms', d.total_ms,
+        'schema_ok', d.schema_ok, 'expected', d.expected, 'unread', d.unread,
+        'paid_failed', w.payment_id IS NOT NULL,
+        'fault', CASE WHEN w.payment_id IS NOT NULL THEN d.error END)::text
+    FROM x402_procurement_receipts d LEFT JOIN losses w ON w.payment_id = d.payment_id
+    WHERE d.payment_id = l.receipt_id AND l.kind = 'receipt'
+    ORDER BY d.success DESC, d.created_at DESC LIMIT 1) AS delivery
+FROM receipt_links l LEFT JOIN receipt_signatures s ON s.agent_id = l.agent_id AND s.seq = l.seq
+"""
 _LINKS = f"""
-{SELECT}
+{_SELECT}
 JOIN unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS r (agent_id, first, last)
   ON r.agent_id = l.agent_id AND l.seq BETWEEN r.first AND r.last
 ORDER BY l.agent_id, l.seq
 """
-_OF_RECEIPT = f"{SELECT} WHERE l.receipt_id = $1 ORDER BY l.seq"
+_OF_RECEIPTS = f"{_SELECT} WHERE l.receipt_id = ANY ($1::uuid[]) ORDER BY l.agent_id, l.seq"
+
+
+Beside = tuple[Link, dict[str, Any] | None]
+"""A link, and of a receipt what came for the money; None where that is not known."""
 
 
 class NoSuchAgent(LedgerError):
@@ -70,7 +90,7 @@ class Extract:
     chains: list[dict[str, Any]]
     keys: list[dict[str, Any]]
     question: Question
-    links: AsyncIterator[Link]
+    links: AsyncIterator[Beside]
 
     def header(self, key: ReceiptKey | None, at: datetime) -> dict[str, Any]:
         """The first line of the file."""
@@ -114,8 +134,8 @@ async def json_lines(
 ) -> AsyncIterator[str]:
     """The whole file, with its ends of lines."""
     yield json.dumps(extracted.header(key, at)) + "\n"
-    async for link in extracted.links:
-        yield json.dumps(link.as_fields(), ensure_ascii=False) + "\n"
+    async for beside in extracted.links:
+        yield json.dumps(_fields(beside), ensure_ascii=False) + "\n"
 
 
 async def proof_of(database: Database, receipt_id: UUID) -> dict[str, Any] | None:
@@ -123,12 +143,24 @@ async def proof_of(database: Database, receipt_id: UUID) -> dict[str, Any] | Non
 
     Raises LedgerError.
     """
-    links = [_link(row) for row in await database.fetch(_OF_RECEIPT, receipt_id)]
-    if not links:
-        return None
-    used = {link.key_id for link in links}
-    keys = [_key(row) for row in await database.fetch(_KEYS) if row["key_id"] in used]
-    return {"links": [link.as_fields() for link in links], "keys": keys}
+    return (await proofs_of(database, [receipt_id])).get(receipt_id)
+
+
+async def proofs_of(
+    database: Database, receipt_ids: Collection[UUID]
+) -> dict[UUID, dict[str, Any]]:
+    """The same of several, of those that there are. Raises LedgerError."""
+    found: dict[UUID, list[Beside]] = {}
+    for row in await database.fetch(_OF_RECEIPTS, list(receipt_ids)):
+        found.setdefault(row["receipt_id"], []).append(_beside(row))
+    keys = {row["key_id"]: _key(row) for row in await database.fetch(_KEYS)} if found else {}
+    return {
+        receipt_id: {
+            "links": [_fields(beside) for beside in links],
+            "keys": [key for key_id, key in keys.items() if _signs(key_id, links)],
+        }
+        for receipt_id, links in found.items()
+    }
 
 
 async def public_keys(database: Database) -> list[dict[str, Any]]:
@@ -145,9 +177,9 @@ async def _extract(connection: "Connection", question: Question) -> Extract:
     columns = [list(column) for column in zip(*ranges, strict=True)] or [[], [], []]
     cursor = connection.cursor(_LINKS, *columns, prefetch=_AHEAD)
 
-    async def links() -> AsyncIterator[Link]:
+    async def links() -> AsyncIterator[Beside]:
         async for row in cursor:
-            yield _link(row)
+            yield _beside(row)
 
     chains = [
         {
@@ -170,8 +202,19 @@ def _links_in(chain: dict[str, Any]) -> int:
     return last - first + 1 if first else 0
 
 
-def _link(row: asyncpg.Record) -> Link:
-    return Link(**dict(row))
+def _beside(row: asyncpg.Record) -> Beside:
+    fields = dict(row)
+    delivery = fields.pop("delivery")
+    return Link(**fields), None if delivery is None else json.loads(delivery)
+
+
+def _fields(beside: Beside) -> dict[str, Any]:
+    link, delivery = beside
+    return link.as_fields() | ({} if delivery is None else {"delivery": delivery})
+
+
+def _signs(key_id: bytes, links: list[Beside]) -> bool:
+    return any(link.key_id == key_id for link, _ in links)
 
 
 def _key(row: asyncpg.Record) -> dict[str, Any]:

@@ -15,12 +15,6 @@ NOTHING = bytes(32)
 RECEIPT, REVERSAL, CORRECTION = "receipt", "reversal", "correction"
 KINDS = (RECEIPT, REVERSAL, CORRECTION)
 
-SELECT = """
-SELECT l.agent_id, l.seq, l.kind, l.receipt_id, l.canonical, l.sha256, l.previous,
-       s.key_id, s.signature
-FROM receipt_links l LEFT JOIN receipt_signatures s ON s.agent_id = l.agent_id AND s.seq = l.seq
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Link:

@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from policies import format_usd
 from proxy.receipts.canonical import read_canonical
+from proxy.receipts.export import Beside
 from proxy.receipts.link import Link
 from proxy.x402.assets import find_asset
 
@@ -14,8 +15,13 @@ _OF_CANONICAL = (
     *("method", "endpoint", "provider", "symbol", "network", "asset", "pay_to", "payer"),
     *("transaction", "claimed_transaction", "source", "claimed", "success", "http_status"),
 )
+_OF_DELIVERY = (
+    *("content_type", "size_bytes", "response_hash", "first_byte_ms", "total_ms", "schema_ok"),
+    *("unread", "paid_failed", "fault"),
+)
 HEADINGS = (
     *("recorded_at", "kind", "agent", "price_usd", "amount", "amount_atomic", *_OF_CANONICAL),
+    *_OF_DELIVERY,
     *("receipt_id", "agent_id", "seq", "sha256", "signed_by"),
 )
 # What spreadsheets take for the beginning of a formula.
@@ -31,14 +37,14 @@ _FORMULA = (
 )  # the last: full width
 
 
-async def csv_lines(links: AsyncIterator[Link], names: dict[str, str]) -> AsyncIterator[str]:
+async def csv_lines(links: AsyncIterator[Beside], names: dict[str, str]) -> AsyncIterator[str]:
     """The whole file. `names`: of agents, by their ids."""
-    yield _line(HEADINGS)
-    async for link in links:
-        yield _line(_row(link, names))
+    yield csv_line(HEADINGS)
+    async for link, delivery in links:
+        yield csv_line(_row(link, delivery or {}, names))
 
 
-def _row(link: Link, names: dict[str, str]) -> list[Any]:
+def _row(link: Link, delivery: dict[str, Any], names: dict[str, str]) -> list[Any]:
     content = read_canonical(link.canonical)
     asset = find_asset(content["network"], content["asset"])
     amount = content["amount_atomic"]
@@ -50,6 +56,7 @@ def _row(link: Link, names: dict[str, str]) -> list[Any]:
         asset.format(int(amount)) if asset is not None else "",
         amount,
         *(content.get(name) for name in _OF_CANONICAL),
+        *(delivery.get(name) for name in _OF_DELIVERY),
         link.receipt_id,
         link.agent_id,
         link.seq,
@@ -58,7 +65,8 @@ def _row(link: Link, names: dict[str, str]) -> list[Any]:
     ]
 
 
-def _line(cells: Any) -> str:
+def csv_line(cells: Iterable[Any]) -> str:
+    """With its end."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow([_cell(cell) for cell in cells])
     return text.getvalue()

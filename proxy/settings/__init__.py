@@ -6,7 +6,17 @@
 
 from proxy.settings.default import default_toml
 from proxy.settings.errors import SettingsError
-from proxy.settings.model import NETWORK_IDS, Provider, Settings
+from proxy.settings.model import NETWORK_IDS, Breaker, Provider, Retries, Score, Settings
 from proxy.settings.values import Address
 
-__all__ = ["NETWORK_IDS", "Address", "Provider", "Settings", "SettingsError", "default_toml"]
+__all__ = [
+    "NETWORK_IDS",
+    "Address",
+    "Breaker",
+    "Provider",
+    "Retries",
+    "Score",
+    "Settings",
+    "SettingsError",
+    "default_toml",
+]

@@ -72,6 +72,51 @@ _TEXT = """\
 #store_data = false
 #store_request = false
 #data_bytes = "64KiB"
+# How it is left alone when it fails: as under [breaker] below, but for what is set here.
+#[providers.weather.breaker]
+#failures = 10
+#open_seconds = 30
+# What a paid answer must be; else the money counts as lost (docs/providers.md). schema: a JSON
+# Schema, as text or as a file's path; fields lead to what is not null; max_seconds: to the last
+# byte. More than max_bytes of a body is not looked at.
+#[providers.weather.expect]
+#content_type = "application/json"
+#schema = "~/weather.schema.json"
+#fields = ["data.price"]
+#min_bytes = 2
+#max_seconds = 30
+#max_bytes = "1MiB"
+
+# Keeps what was paid for in memory, and serves it again while it is fresh (docs/cache.md): true.
+# shared: to every agent that might buy it, not only to the one that did. fresh_seconds: how long an
+# answer is fresh that does not say so itself; max_seconds: the most for any.
+#[providers.weather.cache]
+#enabled = false
+#shared = false
+#fresh_seconds = 0
+#max_seconds = 86400
+#max_bytes = "1MiB"
+#methods = ["GET", "HEAD"]
+
+# Other retries than in [retries], for this provider; any of its keys.
+#[providers.weather.retries]
+#statuses = [503]
+
+# What an agent may want, and who has it: http://quote.intent.autopay/... asks the best of them that
+# policy allows, then the next (docs/procurement.md). total: what all attempts together may cost, in
+# USD; seconds: for each attempt. A candidate may have id, method, body, headers, max_price, expect.
+#[intents.quote]
+#max_attempts = 3
+#total = "0.10"
+#seconds = 30
+#require_https = false
+#policy = { allowed_networks = ["solana-devnet"] }
+#[[intents.quote.candidates]]
+#url = "https://one.example/v1/quote"
+#max_price = "0.01"
+#[[intents.quote.candidates]]
+#url = "https://two.example/quotes"
+#expect = { content_type = "application/json" }
 
 # Finds out from the chain what became of payments whose answer was lost (docs/reliability.md).
 # One process at a time does it; interval: seconds between its looks.
@@ -92,16 +137,53 @@ _TEXT = """\
 #session = "1.00"
 #trace = "1.00"
 
-# A provider that fails this often in a row is left alone for so many seconds.
+# A provider that fails this often in a row is left alone for so many seconds; or that fails in this
+# share of the calls of so many seconds, if they were min_calls (1: only if all of them fail). Then
+# it is tried by one call at a time, of all proxies on one database, until so many went well.
 [breaker]
+#enabled = true
 #failures = 3
+#failure_rate = 0.5
+#window_seconds = 60
+#min_calls = 20
 #open_seconds = 180
+#successes = 2
 
-# When no connection can be made for a request that is to be paid for, it is tried again while no
-# byte has left: so often (at most 3, 0: never), after so many seconds, then twice, four times that.
+# How good each provider and endpoint is, 0 to 1 (docs/providers.md; autopay providers). Five
+# shares, which must add up to 1; tripped is taken off while the breaker is not closed.
+[score]
+#success = 0.35
+#schema = 0.15
+#quality = 0.20
+#latency = 0.15
+#price = 0.15
+#tripped = 1.0
+# So many failures is one worth that took money.
+#paid_failure = 4
+# Seconds and USD that are worth nothing; the latter where nobody knows what others ask.
+#worst_latency = 6
+#worst_price = "1.00"
+# Half of what was known is forgotten after so long, and after so many calls.
+#half_life_hours = 168
+#half_life_calls = 50
+# So many endpoints of one provider have a score of their own.
+#endpoints = 100
+
+# What did no harm is tried again (docs/providers.md): a request of which no byte has left, and one
+# without a payment that may be repeated and got no answer. So often (at most 3, 0: never), after so
+# many seconds, then twice, four times that, each give or take the share jitter; none later than
+# total seconds after the request began.
 [retries]
 #attempts = 3
 #backoff = 1
+#jitter = 0.2
+#total = 30
+# Answers that are asked for again, of 429, 500, 502, 503, 504; none, as a program may want them.
+#statuses = []
+# So many retries for each request to a provider, and so many besides, so that an outage stays what
+# it is.
+#budget = 0.2
+#budget_floor = 10
 
 # A paid answer whose program has hung up is read to its end and kept for the same request: so many
 # bytes of a body, for so many seconds, so many answers of one agent (then its oldest go).
@@ -115,6 +197,13 @@ _TEXT = """\
 #wait = 30
 # true: equal requests (agent, method, URL, body) side by side share one payment, without a key
 #share_identical = false
+
+# Of what is cached for the providers above, in each process: so many bytes, so many answers. A
+# request waits so many seconds for the same one that is under way, then it is paid for by itself.
+[cache]
+#memory_bytes = "64MiB"
+#answers = 10000
+#wait = 30
 
 # Seconds. response: to the first byte; idle: between bytes, so a stream may last.
 [timeouts]

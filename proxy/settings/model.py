@@ -3,22 +3,36 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from policies import Policy
 from proxy import paths
+from proxy.expectation import MAX_BYTES, MOST_BYTES, Expectation
+from proxy.procurement import intents
 from proxy.settings.problems import explained
 from proxy.settings.sources import read_sources
 from proxy.settings.values import (
     Address,
     Bypass,
+    ByteCount,
     Bytes,
+    ContentType,
     Count,
+    CountOrZero,
     DatabaseUrl,
     ExistingFile,
+    FieldPaths,
     HostPattern,
     Hours,
     Listener,
@@ -28,10 +42,14 @@ from proxy.settings.values import (
     MaybeLocation,
     MicroUsd,
     ProviderName,
+    Rate,
     RoleName,
     RpcUrl,
     RpcUrls,
+    SchemaText,
     Seconds,
+    Share,
+    Statuses,
     Tries,
     Upstream,
     UpstreamProxy,
@@ -99,6 +117,65 @@ class Reconciler(Section):
     interval: Seconds = 2
 
 
+class Expect(Section):
+    """What an answer must be to be what was paid for; see `Expectation`. `schema` as JSON text."""
+
+    content_type: ContentType | None = None
+    json_schema: SchemaText | None = Field(default=None, alias="schema")
+    min_bytes: ByteCount = 0
+    fields: FieldPaths = ()
+    max_seconds: Seconds | None = None
+    max_bytes: Annotated[Bytes, Field(le=MOST_BYTES)] = MAX_BYTES
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_bytes > self.max_bytes:
+            raise ValueError("has a min_bytes above its max_bytes: so much is never looked at")
+        return self
+
+    @property
+    def expectation(self) -> Expectation | None:
+        """None: whatever it answers is what was paid for, if it is whole and no error."""
+        asked = Expectation.of(self.model_dump(by_alias=True))
+        return None if asked == Expectation(max_bytes=asked.max_bytes) else asked
+
+
+class ProviderRetries(Section):
+    """What is None is as in `[retries]`."""
+
+    attempts: Tries | None = None
+    backoff: Seconds | None = None
+    jitter: Share | None = None
+    total: Seconds | None = None
+    statuses: Statuses | None = None
+    budget: Share | None = None
+    budget_floor: CountOrZero | None = None
+
+
+class OwnBreaker(Section):
+    """One provider's. What is not given is as in `[breaker]`."""
+
+    enabled: bool | None = None
+    failures: Count | None = None
+    failure_rate: Rate | None = None
+    window_seconds: Seconds | None = None
+    min_calls: Count | None = None
+    open_seconds: Annotated[Seconds, Field(le=86_400)] | None = None
+    successes: Count | None = None
+
+
+class ProviderCache(Section):
+    """What is kept of its paid answers (`proxy.cache.Terms`), and for whom: `shared`, or else for
+    the agent that paid. Seconds."""
+
+    enabled: bool = False
+    shared: bool = False
+    fresh_seconds: CountOrZero = 0
+    max_seconds: Annotated[Count, Field(le=31_536_000)] = 86_400
+    max_bytes: Annotated[Bytes, Field(le=16_777_216)] = 1_048_576
+    methods: tuple[Literal["GET", "HEAD"], ...] = ("GET", "HEAD")
+
+
 class Provider(Section):
     upstream: Upstream
     memo: bool = True
@@ -106,6 +183,43 @@ class Provider(Section):
     store_request: bool = False
     # An exchange that is looked at is in memory until it is written.
     data_bytes: Annotated[Bytes, Field(le=4_194_304)] = 65_536
+    breaker: OwnBreaker = OwnBreaker()
+    expect: Expect = Expect()
+    retries: ProviderRetries = ProviderRetries()
+    cache: ProviderCache = ProviderCache()
+
+
+class Candidate(Section):
+    """One who may be asked for what an intent wants; see `proxy.procurement.intents`."""
+
+    id: str | None = None
+    url: str = Field(repr=False)
+    method: str | None = None
+    body: str | None = None
+    headers: dict[str, str] = Field(default={}, repr=False)
+    max_price: MicroUsd | None = None
+    expect: Expect = Expect()
+
+
+class Intent(Section):
+    """`total`: what all attempts together may cost; `seconds` for each of them; `policy`: rules as
+    in a policy file, asked beside the agent's."""
+
+    candidates: tuple[Candidate, ...]
+    max_attempts: Count = 3
+    total: MicroUsd = 100_000
+    seconds: Annotated[Seconds, Field(le=600)] = 30
+    require_https: bool = False
+    policy: dict[str, Any] = {}
+
+    def named(self, name: str) -> intents.Intent:
+        """Raises IntentError, which is a ValueError."""
+        given = self.model_dump() | {
+            "candidates": [
+                one.model_dump() | {"expect": one.expect.expectation} for one in self.candidates
+            ]
+        }
+        return intents.intent_of(name, given, trusted=True)
 
 
 class Limits(Section):
@@ -130,10 +244,20 @@ class Timeouts(Section):
 
 
 class Retries(Section):
-    """Of a paid request's connection, while no byte of it has left. `backoff` in seconds."""
+    """Of what can be asked again without harm. `backoff` and `total` in seconds; `jitter` is a
+    share of the former, `budget` one of the requests to a provider; see `RetryRules`."""
 
     attempts: Tries = 3
     backoff: Seconds = 1
+    jitter: Share = 0.2
+    total: Seconds = 30
+    statuses: Statuses = ()
+    budget: Share = 0.2
+    budget_floor: CountOrZero = 10
+
+    def of(self, provider: "ProviderRetries") -> "Retries":
+        """What holds for a provider that says so much itself."""
+        return self.model_copy(update=provider.model_dump(exclude_none=True))
 
 
 class Paid(Section):
@@ -150,9 +274,56 @@ class Paid(Section):
     share_identical: bool = False
 
 
+class Cache(Section):
+    """All that is cached in this process: bytes, and how many answers. `wait`: seconds that a
+    request waits for the same one that is under way."""
+
+    memory_bytes: Bytes = 67_108_864
+    answers: Count = 10_000
+    wait: Seconds = 30
+
+
 class Breaker(Section):
+    """When a provider is left alone; see `BreakerRules`."""
+
+    enabled: bool = True
     failures: Count = 3
-    open_seconds: Seconds = 180
+    failure_rate: Rate = 0.5
+    window_seconds: Seconds = 60
+    min_calls: Count = 20
+    open_seconds: Annotated[Seconds, Field(le=86_400)] = 180
+    successes: Count = 2
+
+    def of(self, provider: OwnBreaker) -> "Breaker":
+        """What holds for a provider that says so much itself."""
+        return self.model_copy(update=provider.model_dump(exclude_none=True))
+
+
+class Score(Section):
+    """How providers are judged; see `proxy.providers.score` and `proxy.providers.scores.Terms`."""
+
+    success: Share = 0.35
+    schema_share: Share = Field(default=0.15, alias="schema")
+    quality: Share = 0.20
+    latency: Share = 0.15
+    price: Share = 0.15
+    tripped: Share = 1
+    paid_failure: Annotated[Seconds, Field(ge=1, le=1000)] = 4
+    worst_latency: Seconds = 6
+    worst_price: Annotated[MicroUsd, Field(gt=0)] = 1_000_000
+    half_life_hours: Hours = 168
+    half_life_calls: Annotated[Count, Field(le=1_000_000)] = 50
+    endpoints: Annotated[Count, Field(le=10_000)] = 100
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.success + self.schema_share + self.quality + self.latency + self.price
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                "has success, schema, quality, latency and price that add up to"
+                f" {total:g}: they must add up to 1"
+            )
+        return self
 
 
 class PolicyDefaults(Section):
@@ -247,11 +418,14 @@ class Settings(Section):
     }
     reconciler: Reconciler = Reconciler()
     providers: dict[ProviderName, Provider] = {}
+    intents: dict[ProviderName, Intent] = {}
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     paid: Paid = Paid()
     breaker: Breaker = Breaker()
+    score: Score = Score()
+    cache: Cache = Cache()
     policy: PolicyDefaults = PolicyDefaults()
     tls: Tls = Tls()
     intercept: Intercept = Intercept()
@@ -259,6 +433,13 @@ class Settings(Section):
     secrets: Secrets = Secrets()
     database: DatabaseUse = DatabaseUse()
     backup: Backup = Backup()
+
+    @field_validator("intents")
+    @classmethod
+    def _readable(cls, given: dict[str, Intent]) -> dict[str, Intent]:
+        for name, intent in given.items():
+            intent.named(name)
+        return given
 
     @property
     def wallet_path(self) -> Path:

@@ -89,7 +89,7 @@ def _known_names(table: Key, model: type[BaseModel]) -> list[str]:
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         kind = kind.model_fields[part].annotation if is_section else get_args(kind)[1]
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return list(kind.model_fields)
+        return [field.alias or name for name, field in kind.model_fields.items()]
     names = get_args(get_args(kind)[0]) if get_origin(kind) is dict else ()
     return [name for name in names if isinstance(name, str)]
 

@@ -4,6 +4,7 @@ Each reader raises ValueError with the words that end the sentence "KEY = VALUE 
 """
 
 import ipaddress
+import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,7 +15,11 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field
 
 from policies import PolicyError, parse_usd
+from proxy.expectation import compiled, content_type, field_paths
 from proxy.wire.origin import plain_host
+
+ASKED_AGAIN = (429, 500, 502, 503, 504)
+"""The statuses that a provider may mean for now only."""
 
 _SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -119,14 +124,36 @@ def _existing_file(value: object) -> Path:
     return path
 
 
+def _schema(value: object) -> object:
+    """As text, wherever it stands: the file may be gone by the time it is asked."""
+    text = value.strip() if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, str | Path) and not text.startswith("{"):
+        path = _path(value)
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, ValueError):
+            raise ValueError("must be a JSON Schema, or a readable file with one") from None
+    compiled(text)
+    return text
+
+
+def _statuses(value: object) -> object:
+    if not isinstance(value, list | tuple) or not set(value) <= set(ASKED_AGAIN):
+        raise ValueError(f"must be a list of some of {', '.join(map(str, ASKED_AGAIN))}")
+    return tuple(value)
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
 Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+ByteCount = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+CountOrZero = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Tries = Annotated[int, BeforeValidator(_number), Field(ge=0, le=3)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
 MicroUsd = Annotated[int, BeforeValidator(_usd)]
 Listener = Annotated[Address, BeforeValidator(_address)]
 MaybeListener = Annotated[Address | None, BeforeValidator(_maybe_address)]
@@ -134,6 +161,11 @@ Hours = Annotated[float, BeforeValidator(_number), Field(gt=0, le=8760, allow_in
 RoleName = Annotated[str, BeforeValidator(_role)]
 MaybeLocation = Annotated[Path | None, BeforeValidator(_maybe_path)]
 Location = Annotated[Path, BeforeValidator(_path)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Statuses = Annotated[tuple[int, ...], BeforeValidator(_statuses)]
+SchemaText = Annotated[str, BeforeValidator(_schema)]
+ContentType = Annotated[str, BeforeValidator(content_type)]
+FieldPaths = Annotated[tuple[str, ...], BeforeValidator(field_paths)]
 ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
 Upstream = Annotated[str, BeforeValidator(_upstream)]
 RpcUrl = Annotated[str, BeforeValidator(_rpc_url)]

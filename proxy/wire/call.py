@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from proxy.wire.body import Body
 from proxy.wire.chain import Chain, absolute
 from proxy.wire.egress import Leave
-from proxy.wire.gate import Agent, Ticket, TurnedAway
+from proxy.wire.gate import Agent, Errand, Ticket, TurnedAway
 from proxy.wire.headers import RequestFields
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders, RequestHead
 from proxy.wire.routes import MountPoint, Target
 
 if TYPE_CHECKING:
+    from proxy.wire.caching import Visit
     from proxy.wire.reply import Reply
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -25,6 +26,7 @@ class Call:
         "_fields",
         "agent",
         "body",
+        "errand",
         "gone",
         "leave",
         "leaving",
@@ -39,6 +41,7 @@ class Call:
         "target",
         "ticket",
         "upgrade",
+        "visit",
     )
 
     def __init__(
@@ -60,11 +63,14 @@ class Call:
         self.body = body
         self.reply = reply
         self.started = started  # loop time
+        self.errand: Errand | None = None
         self.ticket: Ticket
         self.leave: Leave
         self.gone = False
         self.leaving = False
         """The program sends no more: it half-closed, or has hung up (the two look the same)."""
+        self.visit: Visit | None = None
+        """What a cache wants to know of it, and adds to it."""
         self.on_gone: Callable[[], object] | None = None
         self.on_leaving: Callable[[], None] | None = None
         """Called when it sends no more; mind that it may still wait for its answer."""
@@ -91,6 +97,12 @@ class Call:
         return self.mount_point.name if self.mount_point is not None else None
 
     @property
+    def fields_sent(self) -> RawHeaders:
+        """The header fields that go on to a provider: none of those that were for us."""
+        split = (line.partition(b":") for line in self._fields.lines)
+        return [(name, value.strip()) for name, _, value in split]
+
+    @property
     def path(self) -> str:
         """The path asked of the provider, without the query."""
         return self.target.partition(b"?")[0].decode("utf-8", "replace")
@@ -101,9 +113,26 @@ class Call:
         return f"{scheme}://{authority}{self.target.decode('utf-8', 'replace')}"
 
     @property
+    def endpoint(self) -> str:
+        """What the provider offers there: the method, and the URL without its query."""
+        return f"{self.method} {self.url.partition('?')[0]}"
+
+    @property
+    def onward(self) -> RawHeaders:
+        """Its fields as the provider gets them: without Host, and without what was for us."""
+        parts = (line.partition(b":") for line in self._fields.lines)
+        return [(name, value.strip()) for name, _, value in parts]
+
+    @property
     def repeatable(self) -> bool:
-        """Whether sending it twice does no more than sending it once (RFC 9110 section 9.2.2)."""
-        return self.method in IDEMPOTENT
+        """Whether sending it twice does no more than sending it once (RFC 9110 section 9.2.2). What
+        carries a payment of the program's own is the program's to repeat."""
+        return self.method in IDEMPOTENT and not self._fields.pays
+
+    @property
+    def wait(self) -> int | None:
+        """Seconds that the program says it waits for its answer, from `started` on."""
+        return self._fields.wait
 
     @property
     def replayable(self) -> bool:
@@ -130,6 +159,8 @@ class Call:
             lines += self._fields.lines
         else:
             lines += [line for line in self._fields.lines if line[:7].lower() != b"expect:"]
+        if self.visit is not None:
+            extra = (*self.visit.conditions, *extra)
         lines += [name + b": " + value for name, value in extra]
         if self.body is not None and self.body.chunked:
             lines += self._fields.announced

@@ -10,9 +10,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from proxy.wire.answer import answer_lines, reason_bytes, switch
+from proxy.wire.caching import Arrived
 from proxy.wire.call import Call
-from proxy.wire.gate import Delivery, Keep, Paid, Replayed, Whole
-from proxy.wire.headers import response_lines
+from proxy.wire.gate import Delivery, Paid, Replayed, Verdict, Whole
+from proxy.wire.headers import header, response_lines
+from proxy.wire.parsers import MAX_READ
 from proxy.wire.routes import rewrite_location
 from proxy.wire.tap import Stock
 from proxy.wire.upstream import NO_BODY
@@ -24,27 +26,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HUNG_UP = "the program hung up"
+NOT_READ_ON = f"{HUNG_UP}, and its answer is too large to be kept"
 
 
 class Copy:
-    """An answer's body so far, in case that it must be kept. `cut`: it is not whole any more."""
+    """An answer's body so far, in case that it must be kept or looked at, up to `limit` bytes."""
 
-    def __init__(self, keep: Keep, stock: Stock) -> None:
-        self.cut = False
-        self._keep = keep
+    def __init__(self, limit: int, stock: Stock) -> None:
+        self._cut = False
+        self._limit = limit
         self._stock = stock
         self._chunks: list[bytes] = []
         self._size = 0
 
     def add(self, data: bytes) -> None:
-        if self.cut:
+        if self._cut:
             return
         granted = self._stock.take(len(data))
         self._size += granted
         self._chunks.append(data)
-        if granted < len(data) or self._size > self._keep.bytes:
-            self.cut = True
+        if granted < len(data) or self._size > self._limit:
+            self._cut = True
             self.drop()
+
+    def fits(self, most: int) -> bool:
+        """Whether it is here as far as it came, and that is not more than so many bytes."""
+        return not self._cut and self._size <= most
 
     @property
     def body(self) -> bytes:
@@ -67,8 +74,11 @@ class Delivering:
         self._paid = paid
         keep = paid.keep
         self._keep = keep
-        self._copy = None if keep is None else Copy(keep, plane.copies)
+        self._looks_at = 0 if paid.expects is None else paid.expects.looks_at(answer.headers)
+        most = max(self._looks_at, 0 if keep is None else keep.bytes)
+        self._copy = Copy(most, plane.copies) if most else None
         self._timer: asyncio.TimerHandle | None = None
+        self._instead: Replayed | None = None
 
     async def run(self) -> None:
         call, answer = self._call, self._answer
@@ -76,10 +86,10 @@ class Delivering:
         call.reply.outcome = "paid"
         if call.gone:
             self._gone()
-        extra = [name + b": " + value for name, value in self._paid.headers]
-        digest, size, kept = hashlib.sha256(), 0, b""
-        head_is_last = not answer.has_body
-        if not head_is_last:
+        extra = self._extra()
+        clock = self._plane.loop.time
+        digest, size, kept, waited = hashlib.sha256(), 0, b"", 0.0
+        if answer.has_body:
             write_head(answer, extra)
             call.reply.data(b"")
         while data := await answer.next():
@@ -90,35 +100,67 @@ class Delivering:
                 kept = data  # the end is known to be here: hold it back
                 break
             call.reply.data(data)
+            handed_on = clock()
             await call.reply.drained()
+            waited += clock() - handed_on
+        took = clock() - answer.sent_at
         self._end_timer()
         call.on_gone = None
         keeps = self._keeps()
+        # A program that takes its time does not make its provider late.
+        verdict = self._verdict(size, took - waited)
+        if call.errand is not None and verdict is not None:
+            call.errand.tab.fault = verdict.fault
         delivery = Delivery(
             status=answer.status,
             sha256=digest.hexdigest(),
             size=size,
             complete=answer.ended and (not call.gone or keeps),
-            error=self._error(keeps),
+            error=(verdict and verdict.fault) or self._error(keeps),
             first_byte_ms=round((answer.first_byte_at - answer.sent_at) * 1000),
-            total_ms=round((self._plane.loop.time() - answer.sent_at) * 1000),
+            total_ms=round(took * 1000),
+            whole=answer.ended,
+            abandoned=not answer.ended and str(answer.error) in (HUNG_UP, NOT_READ_ON),
+            content_type=(header(answer.headers, b"content-type") or b"").decode("latin-1"),
+            verdict=verdict,
         )
         reached = not self._missed
         record = self._plane.spawn(self._record(delivery, keeps=keeps, reached=reached))
         await asyncio.wait([record], timeout=self._plane.limits.receipt_wait)
+        if call.visit is not None and answer.ended and (verdict is None or not verdict.fault):
+            call.visit.whole()
+        await self._end(extra, kept)
+        missed_since = reached and self._missed
+        await asyncio.wait([record])
+        if missed_since and self._whole:
+            await self._save(reached=False)
+
+    def _extra(self) -> list[bytes]:
+        """Lines to be added to its head: of the payment, and of the cache, which may have another
+        answer in its stead."""
+        extra = [name + b": " + value for name, value in self._paid.headers]
+        if self._call.visit is not None:
+            said = self._call.visit.arrived(self._arrived())
+            if isinstance(said, Replayed):
+                self._instead = said
+            else:
+                extra += said
+        return extra
+
+    async def _end(self, extra: list[bytes], kept: bytes) -> None:
+        """The last of it, for the program."""
+        call, answer = self._call, self._answer
         if answer.switched is not None:
             answer.upstream.unhold()
             switch(call, answer.head, answer.switched, answer.upstream, extra)
         elif not answer.ended or call.gone:
             call.reply.broken()
+        elif self._instead is not None:
+            await pour(call, self._instead, outcome="paid")
         else:
-            if head_is_last:
+            if not answer.has_body:
                 write_head(answer, extra)
             call.reply.end(kept, answer.trailers)
-        missed_since = reached and self._missed
-        await asyncio.wait([record])
-        if missed_since and self._whole:
-            await self._save(reached=False)
 
     def drop(self) -> None:
         """What was kept in memory for it."""
@@ -126,13 +168,52 @@ class Delivering:
         if self._copy is not None:
             self._copy.drop()
 
+    def _arrived(self) -> Arrived:
+        answer = self._answer
+        return Arrived(
+            answer.status,
+            reason_bytes(answer.head),
+            answer.headers,
+            self._paid.bought,
+            answer.sent_at,
+            answer.first_byte_at,
+            answer.upstream.place,
+            answer.length_known or bool(answer.head.chunked) or not answer.has_body,
+            self._paid.headers,
+        )
+
+    def _verdict(self, size: int, seconds: float) -> Verdict | None:
+        """Of what came, now that it is whole."""
+        expects, answer, copy = self._paid.expects, self._answer, self._copy
+        if expects is None or not answer.ended:
+            return None
+        body = b"" if size == 0 else None
+        if self._call.method == "HEAD" or answer.switched is not None:
+            body = None
+        elif size and copy is not None and copy.fits(self._looks_at):
+            body = copy.body
+        try:
+            return expects.judge(
+                answer.status,
+                answer.headers,
+                body,
+                size=size,
+                first_byte=answer.first_byte_at - answer.sent_at,
+                seconds=seconds,
+            )
+        except Exception:
+            log.exception("what %s answered could not be judged", self._call.origin.key)
+            return Verdict(unread="it could not be judged")
+
     # --- the copy
 
     def _add(self, data: bytes) -> None:
+        if self._call.visit is not None:
+            self._call.visit.add(data)
         if self._copy is not None:
             self._copy.add(data)
-            if self._call.gone and self._copy.cut:
-                self._answer.hang_up(f"{HUNG_UP}, and its answer is too large to be kept")
+            if self._call.gone and not self._keepable:
+                self._answer.hang_up(NOT_READ_ON)
 
     @property
     def _missed(self) -> bool:
@@ -141,15 +222,15 @@ class Delivering:
         return self._call.gone or self._call.leaving
 
     @property
+    def _keepable(self) -> bool:
+        """Whether what has come can be kept."""
+        keep, copy = self._keep, self._copy
+        return keep is not None and copy is not None and copy.fits(keep.bytes)
+
+    @property
     def _whole(self) -> bool:
         """Whether there is a whole answer to be kept."""
-        answer = self._answer
-        return (
-            answer.ended
-            and answer.switched is None
-            and self._copy is not None
-            and not self._copy.cut
-        )
+        return self._answer.ended and self._answer.switched is None and self._keepable
 
     def _keeps(self) -> bool:
         return self._whole and self._keep is not None and (self._keep.always or self._missed)
@@ -164,11 +245,11 @@ class Delivering:
     # --- the program hangs up
 
     def _gone(self) -> None:
-        keep, copy = self._keep, self._copy
-        if keep is None or copy is None:
+        keep = self._keep
+        if keep is None:
             self._answer.hang_up(HUNG_UP)
-        elif copy.cut:
-            self._answer.hang_up(f"{HUNG_UP}, and its answer is too large to be kept")
+        elif not self._keepable:
+            self._answer.hang_up(NOT_READ_ON)
         elif self._timer is None:
             self._timer = self._plane.loop.call_later(
                 keep.seconds,
@@ -211,8 +292,26 @@ async def deliver(plane: "DataPlane", call: Call, answer: "Answer", paid: Paid) 
         delivering.drop()
 
 
-def replay(call: Call, replayed: Replayed) -> None:
-    """An answer that was paid for before."""
+def replay(call: Call, replayed: Replayed, outcome: str = "replayed") -> None:
+    """An answer that was paid for before; `outcome` as `Outcomes` counts it."""
+    call.reply.end(_begun(call, replayed, outcome))
+
+
+async def pour(call: Call, replayed: Replayed, outcome: str = "replayed") -> None:
+    """The same, no faster than its program reads: what waits for slow ones is in memory once."""
+    body, at = _begun(call, replayed, outcome), 0
+    while len(body) - at > MAX_READ and not call.gone:
+        call.reply.data(body[at : at + MAX_READ])
+        at += MAX_READ
+        await call.reply.drained()
+    if call.gone:
+        call.reply.forsaken()
+    else:
+        call.reply.end(body[at:])
+
+
+def _begun(call: Call, replayed: Replayed, outcome: str) -> bytes:
+    """The head; what is given is the body to follow."""
     whole = replayed.answer
     bodiless = call.method == "HEAD" or whole.status in NO_BODY
     lines = response_lines(whole.headers, chunked=not bodiless)
@@ -221,9 +320,9 @@ def replay(call: Call, replayed: Replayed) -> None:
     if call.mount_point is not None:
         lines = rewrite_location(lines, call.mount_point)
     lines += [name + b": " + value for name, value in replayed.headers]
-    call.reply.outcome = "replayed"
+    call.reply.outcome = outcome
     call.reply.head(whole.status, whole.reason, lines, has_body=not bodiless, length_known=True)
-    call.reply.end(b"" if bodiless else whole.body)
+    return b"" if bodiless else whole.body
 
 
 def write_head(answer: "Answer", extra: list[bytes]) -> None:

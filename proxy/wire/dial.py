@@ -16,6 +16,7 @@ import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
 from cachetools import TTLCache
 
+from proxy.errors import of_connecting
 from proxy.wire.chain import Chain, ChainRefusal
 from proxy.wire.egress import EVERYWHERE, IPAddress, Leave, Place
 from proxy.wire.origin import Origin
@@ -48,13 +49,16 @@ _USUAL_REMEDY = " An operator can allow it (`autopay agent set NAME --allow-targ
 
 
 class DialError(Exception):
-    """No connection, so no byte was sent. One line, fit for people. `lasting`: it will be the same
-    the next time."""
+    """No connection, so no byte was sent. One line, fit for people. `error_class`: a code of
+    `proxy.errors`."""
 
-    def __init__(self, text: str, *, timeout: bool = False, lasting: bool = False) -> None:
+    def __init__(self, text: str, error_class: str = "connect_failed") -> None:
         super().__init__(text)
-        self.timeout = timeout
-        self.lasting = lasting
+        self.error_class = error_class
+
+    @property
+    def timeout(self) -> bool:
+        return self.error_class == "connect_timeout"
 
 
 class Forbidden(DialError):
@@ -62,7 +66,8 @@ class Forbidden(DialError):
     that were refused, for the operator: the agent need not learn what a name stands for."""
 
     def __init__(self, code: str, where: str, address: str) -> None:
-        super().__init__(f"{where} {_WHY[code]}, where this agent may not be taken", lasting=True)
+        text = f"{where} {_WHY[code]}, where this agent may not be taken"
+        super().__init__(text, "address_forbidden")
         self.code = code
         self.address = address
 
@@ -74,6 +79,9 @@ class Forbidden(DialError):
 
 class ChainError(DialError):
     """The operator's own proxy is at fault, or refuses: it says nothing of the provider."""
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text, "upstream_proxy_refused" if refused else "upstream_proxy_failed")
 
 
 class Dialer:
@@ -129,12 +137,13 @@ class Dialer:
                     protocol, sock=sock, ssl=tls, server_hostname=origin.host if tls else None
                 )
         except TimeoutError:
-            raise DialError(f"no connection within {self._timeout:g} s", timeout=True) from None
+            text = f"no connection within {self._timeout:g} s"
+            raise DialError(text, "connect_timeout") from None
         except ssl.SSLCertVerificationError as error:
             text = f"its certificate is not valid: {error.verify_message}"
-            raise DialError(text, lasting=True) from error
+            raise DialError(text, of_connecting(error)) from error
         except (OSError, ValueError) as error:
-            raise DialError(f"no connection: {plain(error)}") from error
+            raise DialError(f"no connection: {plain(error)}", of_connecting(error)) from error
         upstream.place = place
         upstream.chain = asks
         return upstream
@@ -158,9 +167,10 @@ class Dialer:
                 sock, _ = await self._reach(host, port, leave, ready=True)
                 _, far = await self._loop.create_connection(protocol, sock=sock)
         except TimeoutError:
-            raise DialError(f"no connection within {self._timeout:g} s", timeout=True) from None
+            text = f"no connection within {self._timeout:g} s"
+            raise DialError(text, "connect_timeout") from None
         except (OSError, ValueError) as error:
-            raise DialError(f"no connection: {plain(error)}") from error
+            raise DialError(f"no connection: {plain(error)}", of_connecting(error)) from error
         return far
 
     def _through(self, host: str) -> Chain | None:
@@ -186,7 +196,8 @@ class Dialer:
         try:
             sock = await self.connect(chain.host, chain.port, EVERYWHERE)
         except Forbidden:
-            raise ChainError("upstream_proxy in the settings is autopay itself") from None
+            text = "upstream_proxy in the settings is autopay itself"
+            raise ChainError(text, refused=True) from None
         except OSError as error:
             text = f"no connection to the upstream proxy {chain.name}: {plain(error)}"
             raise ChainError(text) from error
@@ -196,7 +207,7 @@ class Dialer:
             except BaseException as error:
                 sock.close()
                 if isinstance(error, ChainRefusal):
-                    raise ChainError(str(error)) from error
+                    raise ChainError(str(error), refused=True) from error
                 raise
         return sock, place
 
@@ -236,7 +247,8 @@ class Dialer:
             # What can't be told from the database is not dialled.
             raise DialError(
                 f"it can't be told from autopay's own database, whose name is not found: "
-                f"{plain(error)}"
+                f"{plain(error)}",
+                "name_unresolved",
             ) from error
 
     async def _resolve(self, host: str, port: int) -> Sequence[AddrInfoType]:

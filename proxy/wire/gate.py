@@ -1,7 +1,7 @@
 """What the data plane asks, and of whom it does not know more: agents, breakers, payments."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -20,11 +20,26 @@ class Agent(Protocol):
 
 
 class Ticket(Protocol):
-    """Leave to call a provider. Exactly one of these is called; later calls change nothing."""
+    """Leave to call a provider, to be told what came of it. The first word counts; later ones
+    change nothing, but that one failure may follow a success: of an answer that broke off in its
+    middle, or was not what was paid for."""
+
+    def about(self, endpoint: str) -> None:
+        """What is called: method, and URL without its query."""
+        ...
+
+    def costs(self, micros: int) -> None:
+        """A payment of so much (micro-USD) leaves with this call."""
+        ...
 
     def success(self, *, latency_ms: float, status: int) -> None: ...
-    def failure(self, error: str, *, status: int | None = None) -> None: ...
-    def neutral(self) -> None: ...
+    def failure(self, error: str, *, status: int | None = None, paid: bool = False) -> None:
+        """`paid`: it took money, and did not deliver."""
+        ...
+
+    def neutral(self) -> None:
+        """It says nothing of the provider: a 402, the program's own fault, or nobody waits."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +57,34 @@ class TurnedAway:
 
 @dataclass(frozen=True, slots=True)
 class RetryNote:
-    """A connection for a paid request was tried for again. `number` counts from 1; `delay_seconds`
-    were waited before it; `error` is one line, "" if `ok`."""
+    """A request was tried again. `number` counts from 1; `delay_seconds` were waited before it.
+    `cause` is why it was made, `error_class` how it ended, both codes of `proxy.errors`; the latter
+    and `error`, one line, are "" if it went well. Nothing of a payment had left."""
 
+    agent: Agent
+    origin: Origin
+    method: str
+    url: str
+    payment_id: UUID | None
+    """Of the payment that was about to leave."""
     number: int
     delay_seconds: float
-    ok: bool
+    cause: str
+    error_class: str
     error: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.error_class
 
 
 class NotSent(Exception):
-    """No byte of the paid request was written: the payment never left."""
+    """No byte of the paid request was written: the payment never left. `theirs`: since the provider
+    could not be reached, and that was its fault."""
+
+    def __init__(self, text: str, *, theirs: bool = False) -> None:
+        super().__init__(text)
+        self.theirs = theirs
 
 
 class Lost(Exception):
@@ -66,6 +98,74 @@ class PaymentRequired:
 
     headers: RawHeaders
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is what was asked for; each a line for people. `misfit`: what is wrong with
+    it, `late`: with its time; `unread`: why its body was not looked at."""
+
+    misfit: str | None = None
+    late: str | None = None
+    unread: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        return self.misfit or self.late
+
+
+class Expects(Protocol):
+    """What must be true of an answer for it to be what was asked for."""
+
+    def looks_at(self, headers: RawHeaders) -> int:
+        """How many bytes of this answer's body it wants to see; 0: whether there are any."""
+        ...
+
+    def judge(
+        self,
+        status: int,
+        headers: RawHeaders,
+        body: bytes | None,
+        *,
+        size: int,
+        first_byte: float,
+        seconds: float,
+    ) -> Verdict:
+        """`body` whole, or None where there can be none or it was not kept; `size` of what came.
+        From the request to the answer's first byte, and to its last one."""
+        ...
+
+    def fault(
+        self, status: int, headers: RawHeaders, body: bytes | None, seconds: float
+    ) -> str | None:
+        """The same in a word: what is wrong with an answer that is at hand."""
+        ...
+
+
+@dataclass(slots=True)
+class Tab:
+    """What an errand has cost, kept by who pays: of a payment that may have left, its price in
+    micro-USD. `paid`: the provider has taken it; else it is in doubt. `fault`: what is wrong with
+    the answer that was paid for, by all that is expected of it."""
+
+    payment_id: UUID | None = None
+    price: int = 0
+    paid: bool = False
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One of the attempts, counted from 1, at what an intent wants. `ceiling`: what it may cost at
+    most, in micro-USD; None: as much as policy allows. `rules`: what the intent asks besides, in
+    the words of who decides."""
+
+    intent: str
+    attempt: int
+    ceiling: int | None = None
+    expectation: Expects | None = None
+    rules: object = None
+    tab: Tab = field(default_factory=Tab, compare=False)
 
 
 class PaidAnswer(Protocol):
@@ -97,6 +197,8 @@ class Purchase(Protocol):
     mount: str | None
     idempotency_key: bytes | None
     """What the program calls this request, so that it is not paid for twice; as it gave it."""
+    errand: Errand | None
+    """The intent that this is an attempt at."""
     payment_id: UUID | None
     """Set by who pays, before the attempt."""
 
@@ -137,6 +239,13 @@ class Delivery:
     error: str | None
     first_byte_ms: int
     total_ms: int
+    whole: bool = True
+    """Whether the provider brought it to its end, whoever still listened."""
+    abandoned: bool = False
+    """The program went away before, and it was not read on: nobody's fault but the program's."""
+    content_type: str = ""
+    verdict: Verdict | None = None
+    """None: nothing was expected of it, or it is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +280,29 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Bought:
+    """What an answer was bought with. `price` in micro-USD, `amount` as people write it; `asked`:
+    what the policy was asked about it, in the words of who decides."""
+
+    payment_id: UUID
+    price: int
+    amount: bytes
+    asked: object
+
+
+@dataclass(frozen=True, slots=True)
 class Paid:
     """The program gets `answer`, with `headers` added. `finish` returns when all is on record;
     the answer's last byte waits for it (bounded). Without `keep`, an answer whose program has gone
-    is cut off."""
+    is cut off. `bought` is None where it is not known whether the provider has the money. `expects`
+    judges the answer once it is whole."""
 
     answer: PaidAnswer
     headers: Sequence[tuple[bytes, bytes]]
     finish: Callable[[Delivery], Awaitable[None]]
     keep: Keep | None = None
+    bought: Bought | None = None
+    expects: Expects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +325,10 @@ class Gate(Protocol):
         """Asks who holds this token at each call, without keeping the token itself."""
         ...
 
-    def admit(self, origin: Origin) -> Ticket:
-        """Leave to call this provider, or raises Problem (its breaker is open)."""
+    def admit(self, origin: Origin) -> Ticket | Awaitable[Ticket]:
+        """Leave to call this provider, or raises Problem (its breaker is open). At once, but where
+        it is to be tried again: that one probe must be had first, and what is given can be
+        awaited. It raises Problem too."""
         ...
 
     def leave(self, agent: Agent) -> Leave:
@@ -226,8 +351,17 @@ class Gate(Protocol):
         of the provider, with the query."""
         ...
 
-    def retried(self, purchase: Purchase, note: RetryNote) -> None:
+    def breaker_closed(self, origin: Origin) -> bool:
+        """Whether this provider's breaker is closed. One that is left alone, or tried, is not asked
+        the same again."""
+        ...
+
+    def retried(self, note: RetryNote) -> None:
         """To be put on record, without waiting for that."""
+        ...
+
+    def retry_withheld(self, origin: Origin) -> None:
+        """One more retry would have been more than this provider can bear."""
         ...
 
     async def standing(

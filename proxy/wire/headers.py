@@ -35,11 +35,13 @@ _NO_TRAILER = HOP_BY_HOP | frozenset(
     )
 )
 # A payment that the gate has not seen, in a place where nobody looks for one.
-_NO_REQUEST_TRAILER = frozenset((b"payment-signature", b"x-payment", b"te"))
+_PAYMENT = frozenset((b"payment-signature", b"x-payment"))
+_NO_REQUEST_TRAILER = _PAYMENT | {b"te"}
 _LAST_CHUNK = re.compile(rb"0+[ \t]*(;.*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_HEEDED = frozenset((b"traceparent", b"idempotency-key"))
+_HEEDED = frozenset((b"traceparent", b"idempotency-key", b"prefer", *_PAYMENT))
+_WAIT = re.compile(rb"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 MAX_TRAILERS = 16 * 1024
 
 
@@ -65,6 +67,10 @@ class RequestFields:
     """Ours goes before the standard one, which belongs to the provider too."""
     parent: str | None = None
     """The trace that W3C's traceparent names, which belongs to the provider too."""
+    wait: int | None = None
+    """Seconds that the program says it waits (Prefer: wait, RFC 7240)."""
+    pays: bool = False
+    """Whether it carries a payment of the program's own."""
 
 
 def read_request_fields(raw: RawHeaders) -> RequestFields:
@@ -181,6 +187,11 @@ def _heed(fields: RequestFields, key: bytes, value: bytes) -> None:
     """What is the provider's, and says something to us too."""
     if key == b"idempotency-key":
         fields.idempotency_key = fields.idempotency_key or value or None
+    elif key in _PAYMENT:
+        fields.pays = True
+    elif key == b"prefer":
+        if fields.wait is None and (wait := _WAIT.search(value)) is not None:
+            fields.wait = int(wait[1])
     elif (parent := _TRACEPARENT.fullmatch(value)) is not None:
         fields.parent = parent[1].decode()
 

@@ -24,12 +24,6 @@ class Limits:
     """Until a request's head is complete."""
     challenge: float = 10.0
     """How long the body of a 402 is waited for before what has come of it is decided on."""
-    retry_attempts: int = 3
-    """How often a paid request's connection is tried again while no byte has left; 0: never."""
-    retry_backoff: float = 1.0
-    """Before the first such attempt; twice that before the second, and so on, give or take 20 %."""
-    retry_total: float = 30.0
-    """All of them together: what was signed is good for a minute or so."""
     keep_memory_bytes: int = 64 * 1024 * 1024
     """Copies of paid answers under way, all together, in case that their programs hang up."""
     receipt_wait: float = 2.0

@@ -8,10 +8,10 @@ class Outcomes:
 
     `requests` by (outcome, the first digit of the status; 0 where none was told):
     answered: by the provider · paid: by the provider, to a request with a payment · replayed: by
-    the provider, to the same request before · unpaid: a 402
-    that was handed on · refused, failed: by us, as 4xx or 5xx · switched: to a WebSocket ·
-    tunnelled: a CONNECT joined blind · opened: a CONNECT looked into · broken: cut off in
-    mid-answer · abandoned: the program hung up before its answer was complete.
+    the provider, to the same request before · cached: by the provider, before, and true by now ·
+    unpaid: a 402 that was handed on · refused, failed: by us, as 4xx or 5xx · switched: to a
+    WebSocket · tunnelled: a CONNECT joined blind · opened: a CONNECT looked into · broken: cut off
+    in mid-answer · abandoned: the program hung up before its answer was complete.
     `problems`: our own answers by code.
     """
 

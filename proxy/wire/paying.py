@@ -1,15 +1,14 @@
 """Off the fast path: a 402 was met. Ask the gate; if it pays, ask the provider again, once."""
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from proxy.crashpoints import reached
+from proxy.errors import counts_for_breaker
 from proxy.wire.answer import answer_lines, reason_bytes
 from proxy.wire.call import Call
 from proxy.wire.delivering import HUNG_UP, deliver, replay
@@ -22,12 +21,12 @@ from proxy.wire.gate import (
     PassThrough,
     PaymentRequired,
     Replayed,
-    RetryNote,
     Ticket,
 )
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import MAX_READ, RawHeaders, ResponseHead
 from proxy.wire.problem import Problem
+from proxy.wire.retrying import Tries
 from proxy.wire.upstream import Upstream, UpstreamError
 
 if TYPE_CHECKING:
@@ -101,6 +100,7 @@ class Purchase:
         self.ticket: Ticket = call.ticket
         self.mount = call.mount
         self.idempotency_key = call.idempotency_key
+        self.errand = call.errand
         self._answer: Answer | None = None
         self._body_sha256: bytes | None = None
 
@@ -137,7 +137,8 @@ class Purchase:
             except DialError as error:
                 if isinstance(error, Forbidden):  # its name was bound anew after the 402
                     plane.gate.turned_away(call.turned_away(error.code, error.address))
-                raise NotSent(str(error)) from error
+                theirs = counts_for_breaker(error.error_class)
+                raise NotSent(str(error), theirs=theirs) from error
         if call.leaving:
             upstream.abort()
             raise NotSent("the program hung up")
@@ -163,42 +164,24 @@ class Purchase:
         return answer
 
     async def _dial(self) -> Upstream:
-        """A connection, or DialError. What is signed and paid for by nobody else is worth some
-        patience: as long as no byte of it has left, trying again can do no harm."""
-        call, plane, limits = self._call, self._plane, self._plane.limits
-        end = plane.loop.time() + limits.retry_total
-        number, delay = 0, 0.0
+        """A connection, or DialError, or NotSent as soon as nobody waits for the answer. As long as
+        no byte of the payment has left, trying again can do no harm."""
+        call, plane = self._call, self._plane
+        tries = Tries(plane, call, plane.loop.time(), self.payment_id)
         while True:
             try:
                 upstream = await plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
             except DialError as error:
-                if number:
-                    plane.gate.retried(self, RetryNote(number, delay, False, str(error)))
-                delay = limits.retry_backoff * 2**number * random.uniform(0.8, 1.2)  # noqa: S311
-                if (
-                    number == limits.retry_attempts
-                    or error.lasting
-                    or plane.loop.time() + delay > end
-                ):
+                delay = tries.after(error, sent=False)
+                if delay is None:
+                    raise
+                if not await tries.wait(delay):
+                    if call.leaving:
+                        raise NotSent(HUNG_UP) from error
                     raise
             else:
-                if number:
-                    plane.gate.retried(self, RetryNote(number, delay, True, ""))
+                tries.ended(None)
                 return upstream
-            number += 1
-            await self._wait(delay)
-
-    async def _wait(self, seconds: float) -> None:
-        """Returns after `seconds`, or raises NotSent as soon as nobody waits for the answer."""
-        call = self._call
-        left = asyncio.Event()
-        call.on_leaving = left.set
-        with contextlib.suppress(TimeoutError):
-            if not call.leaving:
-                await asyncio.wait_for(left.wait(), seconds)
-        call.on_leaving = None
-        if call.leaving:
-            raise NotSent("the program hung up")
 
     def close(self) -> None:
         """Nothing of the paid answer goes to the program."""
@@ -283,7 +266,7 @@ class Answer:
         """The program has gone: there is nobody to bring the answer to, nor is it kept."""
         if not self.ended and self._error is None:
             self.upstream.abort()
-            self.on_lost(UpstreamError(why))
+            self.on_lost(UpstreamError(why, "client_gone"))
 
     @property
     def error(self) -> UpstreamError | None:

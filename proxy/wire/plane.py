@@ -4,24 +4,29 @@ import asyncio
 import ctypes
 import logging
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from proxy.wire.caching import Cache
 from proxy.wire.call import Call
 from proxy.wire.chain import Chain
 from proxy.wire.dial import Dialer, DialError, Forbidden, Resolver
 from proxy.wire.downstream import Downstream
 from proxy.wire.gate import Gate, TurnedAway
 from proxy.wire.inside import answer, is_inside, nothing_else
+from proxy.wire.intents import Serve, is_intent
+from proxy.wire.intents import answer as serve_intent
 from proxy.wire.intercept import ESTABLISHED, Certificates, Interceptor, TunnelRules
 from proxy.wire.limits import Limits
+from proxy.wire.origin import Origin
 from proxy.wire.outcomes import Outcomes
 from proxy.wire.parsers import require_c_parser
 from proxy.wire.pool import Pool
 from proxy.wire.problem import Problem
 from proxy.wire.relay import Relay, unreachable
 from proxy.wire.reply import Reply
+from proxy.wire.retrying import Retries, RetryRules
 from proxy.wire.routes import Caller, Router
 from proxy.wire.tap import Stock
 from proxy.wire.tunnel import Tunnel, TunnelEnd, join
@@ -45,9 +50,12 @@ class DataPlane:
         off_limits: Iterable[tuple[str, int]] = (),
         resolver: Resolver | None = None,
         chain: Chain | None = None,
+        retries: RetryRules | None = None,
+        retries_by_origin: Mapping[Origin, RetryRules] | None = None,
     ) -> None:
         """`off_limits` are servers, by name or address, to which nobody is taken, whatever a policy
-        says; what `listen()` binds joins them. `resolver`, `chain`: see Dialer."""
+        says; what `listen()` binds joins them. `resolver`, `chain`: see Dialer. `retries`: the
+        rules of the providers that have none of their own."""
         require_c_parser()
         self.loop = asyncio.get_running_loop()
         self.gate = gate
@@ -56,9 +64,14 @@ class DataPlane:
             self.loop, timeout=limits.connect, ca_file=ca_file, resolver=resolver, chain=chain
         )
         self.dialer.own.extend(off_limits)
+        self.retries = Retries(self.loop, retries or RetryRules(), retries_by_origin or {})
         self.outcomes = Outcomes()
         self.copies = Stock(limits.keep_memory_bytes)
         """Of paid answers under way."""
+        self.cache: Cache | None = None
+        """Is asked before any provider, if there is one."""
+        self.intents: Serve | None = None
+        """Serves what is asked of no provider by name."""
         self.pool = Pool(
             self.loop, self.dialer, header_bytes=limits.header_bytes, idle_timeout=limits.idle
         )
@@ -147,15 +160,26 @@ class DataPlane:
         """A request is to be answered."""
         if is_inside(call.origin.host):
             call.on_gone = self.spawn(answer(self.gate, call)).cancel
+        elif is_intent(call.origin.host):
+            call.on_gone = self.spawn(serve_intent(self.intents, call, downstream)).cancel
         else:
-            Relay(self, call, downstream).begin()
+            self.send(call, downstream)
+
+    def send(self, call: Call, downstream: Downstream) -> None:
+        """A request goes to its provider, if the cache has nothing for it."""
+        relay = Relay(self, call, downstream)
+        met = self.cache is not None and self.cache.meets(call, relay.begin)
+        if met is False:
+            relay.begin()
+        elif met is not True:
+            call.on_gone = self.spawn(met).cancel
 
     def tunnel(
         self, caller: Caller, host: str, port: int, downstream: Downstream, reply: Reply
     ) -> None:
         """A CONNECT is to be answered: opened, or joined blind. Raises Problem to refuse it."""
         interceptor = self._interceptor
-        if interceptor is not None and (is_inside(host) or interceptor.opens(caller, host)):
+        if interceptor is not None and (_is_ours(host) or interceptor.opens(caller, host)):
             transport, early = downstream.leave()
             if transport is not None:
                 self.outcomes.ended("opened", 0)
@@ -218,7 +242,7 @@ class DataPlane:
     async def far_end(self, caller: Caller, host: str, port: int) -> TunnelEnd:
         """The provider's end of a blind tunnel; raises Problem if there can be none."""
         where = f"{host}:{port}"
-        if is_inside(host):
+        if _is_ours(host):
             raise nothing_else()  # no CA to open it with, or not http in it
         try:
             far = await self.dialer.tunnel(host, port, self.gate.leave(caller.agent), TunnelEnd)
@@ -244,6 +268,11 @@ class DataPlane:
         for tunnel in list(self._tunnels):
             tunnel.check(now, self.limits.idle)
         self._watchdog = self.loop.call_later(WATCH_SECONDS, self._watch)
+
+
+def _is_ours(host: str) -> bool:
+    """Whether there is nobody but us under this name."""
+    return is_inside(host) or is_intent(host)
 
 
 def tune_malloc() -> None:

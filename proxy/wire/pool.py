@@ -88,7 +88,7 @@ class Pool:
     def close(self) -> None:
         """Drop every connection."""
         for upstream in list(self.open):
-            upstream.fail(UpstreamError("autopay is stopping"))
+            upstream.fail(UpstreamError("autopay is stopping", "stopping"))
         self._idle.clear()
 
     def _make(self, origin: Origin) -> Upstream:

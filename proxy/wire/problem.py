@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.errors import of_problem
+
 REASONS = {
     400: b"Bad Request",
     401: b"Unauthorized",
@@ -53,12 +55,14 @@ class Problem(Exception):
 
     def body(self) -> bytes:
         """The document, ASCII-only JSON with a newline at its end."""
+        known = of_problem(self.code)
         document = {
             "type": f"urn:autopay:problem:{self.code}",
             "title": self.reason.decode(),
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
+            **({} if known is None else {"fault": known.party, "retryable": known.retryable}),
             **self.extra,
         }
         return json.dumps(document).encode() + b"\n"

@@ -4,18 +4,22 @@ The fast path ends at a 402: its body is collected, and `paying` takes over.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
+from proxy.errors import counts_for_breaker, of_status
 from proxy.wire.answer import answer_lines, reason_bytes, switch
+from proxy.wire.caching import Arrived, Visit
 from proxy.wire.call import Call
+from proxy.wire.delivering import HUNG_UP, pour
 from proxy.wire.dial import ChainError, DialError, Forbidden
 from proxy.wire.egress import EVERYWHERE
-from proxy.wire.gate import PaymentRequired
+from proxy.wire.gate import PaymentRequired, Replayed, Ticket
 from proxy.wire.headers import response_lines
 from proxy.wire.parsers import ResponseHead
 from proxy.wire.paying import pay
 from proxy.wire.problem import Problem
+from proxy.wire.retrying import Tries, retry_after
 from proxy.wire.tap import listen_in
 from proxy.wire.upstream import Upstream, UpstreamError
 
@@ -27,7 +31,18 @@ if TYPE_CHECKING:
 class Relay:
     """Takes one answer to one program."""
 
-    __slots__ = ("_rest", "_retried", "call", "downstream", "plane", "upstream")
+    __slots__ = (
+        "_instead",
+        "_rest",
+        "_retried",
+        "_sent",
+        "_since",
+        "_tries",
+        "call",
+        "downstream",
+        "plane",
+        "upstream",
+    )
 
     def __init__(self, plane: "DataPlane", call: Call, downstream: "Downstream") -> None:
         self.plane = plane
@@ -35,15 +50,41 @@ class Relay:
         self.downstream = downstream
         self.upstream: Upstream | None = None
         self._rest = b""  # the last of the answer, to be written with its end
-        self._retried = False
+        self._instead: Replayed | None = None  # what is written at its end in its stead
+        self._retried = False  # on another connection, as the pooled one was dead
+        self._sent = False  # some of the request may have reached the provider
+        self._tries: Tries | None = None  # most requests need one only
+        self._since = call.started  # of the attempt under way
 
     def begin(self) -> None:
         call = self.call
         try:
-            call.ticket = self.plane.gate.admit(call.origin)
+            admitted = self.plane.gate.admit(call.origin)
         except Problem as problem:
             call.reply.problem(problem)
             return
+        if isinstance(admitted, Awaitable):
+            self.plane.spawn(self._wait(admitted))
+        else:
+            call.ticket = admitted
+            self._set_out()
+
+    async def _wait(self, admission: Awaitable[Ticket]) -> None:
+        """For leave to be the one that tries a provider again."""
+        call = self.call
+        try:
+            call.ticket = await admission
+        except Problem as problem:
+            call.reply.problem(problem)
+            return
+        if call.gone:
+            self.gone()
+        else:
+            self._set_out()
+
+    def _set_out(self) -> None:
+        call = self.call
+        call.ticket.about(call.endpoint)
         if not call.upgrade:
             listen_in(self.plane.gate, call)
         call.on_gone = self.gone
@@ -51,6 +92,7 @@ class Relay:
             call.leave = self.plane.gate.leave(call.agent)
         else:
             call.leave = EVERYWHERE  # the operator named this provider
+        self.plane.retries.budgets.asked(call.origin)
         upstream = self.plane.pool.take(
             call.origin, call.leave, fresh=not call.repeatable, tunnel=call.upgrade
         )
@@ -64,12 +106,14 @@ class Relay:
         try:
             upstream = await self.plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
         except Forbidden as error:
+            if self._tries is not None:
+                self._tries.ended(error)
             call.ticket.neutral()  # it says nothing of the provider
             self.plane.gate.turned_away(call.turned_away(error.code, error.address))
             call.reply.problem(error.problem())
             return
         except DialError as error:
-            self._unreachable(error)
+            self._failed(error)
             return
         if call.gone:
             upstream.abort()
@@ -77,17 +121,43 @@ class Relay:
         self._send(upstream)
 
     def _send(self, upstream: Upstream) -> None:
-        call = self.call
+        call, timeout = self.call, self.plane.limits.response
         self.upstream = upstream
         self.downstream.feeder = upstream
+        self._sent = True
         upstream.send(
-            call.head(chain=upstream.chain),
+            call.head(chain=upstream.chain, expect=call.body is None or call.body.untouched),
             call.body,
             self,
             expects_body=call.method != "HEAD",
-            timeout=self.plane.limits.response,
+            timeout=timeout if self._tries is None else self._tries.patience(timeout),
             upgrade=call.upgrade,
         )
+
+    def _failed(self, error: DialError | UpstreamError, *, least: float = 0.0) -> None:
+        """No answer, or none to be content with: try again where that is safe, or say so."""
+        if not self._again(error, least=least):
+            self._unreachable(error)
+
+    def _again(self, error: DialError | UpstreamError, *, least: float = 0.0) -> bool:
+        """Whether there will be another attempt; `least`: seconds until then."""
+        if self._tries is None:
+            self._tries = Tries(self.plane, self.call, self.call.started)
+        delay = self._tries.after(error, sent=self._sent, least=least)
+        if delay is None:
+            return False
+        if self.upstream is not None:
+            self.upstream.abort()
+            self.upstream = self.downstream.feeder = None
+        self.plane.spawn(self._later(self._tries, delay, error))
+        return True
+
+    async def _later(self, tries: Tries, delay: float, error: DialError | UpstreamError) -> None:
+        if await tries.wait(delay):
+            self._since = self.plane.loop.time()
+            await self._dial()
+        elif not self.call.gone:
+            self._unreachable(error)
 
     # --- the answer (Receiver)
 
@@ -98,6 +168,8 @@ class Relay:
     def on_head(self, head: ResponseHead, *, has_body: bool, length_known: bool) -> None:
         if head.code == 402:
             assert self.upstream is not None
+            if self._tries is not None:
+                self._tries.ended(None)
             self.downstream.feeder = None  # what is collected is not written
             self.upstream.hand_to(Collector(self, head, has_body, length_known))
             return
@@ -105,12 +177,55 @@ class Relay:
             # The program has shown us its own credential, and could make nothing of it.
             text = self.upstream.chain.refusal(407, f"{self.call.method} {self.call.origin.key}")
             self.upstream.abort()
-            self._unreachable(ChainError(text))
+            self._failed(ChainError(text, refused=True))
+            return
+        if head.code >= 429 and self._asks_again(head):
             return
         self._judge(head.code)
         if self.call.body is not None:
             self.call.body.forget()
-        self.relay_head(head, has_body=has_body, length_known=length_known)
+        extra: Sequence[bytes] = ()
+        if self.call.visit is not None:
+            said = self._tell(self.call.visit, head, ends=length_known or bool(head.chunked))
+            if isinstance(said, Replayed):
+                self._instead = said
+                return
+            extra = said
+        self.relay_head(head, has_body=has_body, length_known=length_known, extra=tuple(extra))
+
+    def _replace(self, instead: Replayed) -> None:
+        """The program gets what was paid for before."""
+        pouring = self.plane.spawn(pour(self.call, instead, outcome="cached"))
+
+        def gone() -> None:
+            pouring.cancel()
+            self.call.reply.forsaken()
+
+        self.call.on_gone = gone
+
+    def _tell(self, visit: Visit, head: ResponseHead, *, ends: bool) -> Sequence[bytes] | Replayed:
+        """The cache hears of an answer that was not paid for."""
+        return visit.arrived(
+            Arrived(
+                head.code,
+                reason_bytes(head),
+                head.raw_headers,
+                None,
+                self.call.started,
+                self.plane.loop.time(),
+                None if self.upstream is None else self.upstream.place,
+                ends,
+            )
+        )
+
+    def _asks_again(self, head: ResponseHead) -> bool:
+        """Whether the settings say that such an answer is asked for again, and it is."""
+        rules = self.plane.retries.rules(self.call.origin)
+        error_class = of_status(head.code)
+        if head.code not in rules.statuses or error_class is None:
+            return False
+        error = UpstreamError(f"answered {head.code}", error_class)
+        return self._again(error, least=retry_after(head.raw_headers))
 
     def relay_head(
         self,
@@ -135,21 +250,24 @@ class Relay:
     def on_end(self, trailers: Sequence[bytes]) -> None:
         self.call.on_gone = None
         self.downstream.feeder = None  # it may serve somebody else already
-        self.call.reply.end(self._rest, trailers)
+        if self._instead is not None:
+            self._replace(self._instead)
+        else:
+            self.call.reply.end(self._rest, trailers)
 
     def on_lost(self, error: UpstreamError) -> None:
         call = self.call
         if call.reply.started:
-            call.ticket.failure(str(error))
+            self._blame(error)
             call.reply.broken()
-        elif error.starved:
-            call.ticket.neutral()
+        elif error.error_class == "request_stalled":
+            self._blame(error)
             call.reply.problem(Problem(408, "request_timeout", f"Given up: {error}."))
         elif error.stale and not self._retried and call.repeatable and call.replayable:
             self._retried = True
             self.plane.spawn(self._dial())
         else:
-            self._unreachable(error)
+            self._failed(error)
 
     def on_switch(self, head: ResponseHead, early: bytes, upstream: Upstream) -> None:
         self._judge(head.code)
@@ -159,16 +277,22 @@ class Relay:
 
     def _judge(self, status: int) -> None:
         ticket = self.call.ticket
-        if status >= 500:
-            ticket.failure(f"answered {status}", status=status)
-        elif status >= 400:
-            ticket.neutral()
-        else:
-            elapsed = self.plane.loop.time() - self.call.started
+        error_class, error = of_status(status), None
+        if error_class is None:
+            elapsed = self.plane.loop.time() - self._since
             ticket.success(latency_ms=elapsed * 1000, status=status)
+        elif counts_for_breaker(error_class):
+            error = UpstreamError(f"answered {status}", error_class)
+            ticket.failure(str(error), status=status)
+        else:
+            ticket.neutral()
+        if self._tries is not None:
+            self._tries.ended(error)
 
     def gone(self) -> None:
         """The program has hung up."""
+        if self._tries is not None:
+            self._tries.ended(UpstreamError(HUNG_UP, "client_gone"))
         self.call.ticket.neutral()
         self.call.reply.forsaken()
         if self.upstream is not None:
@@ -177,19 +301,24 @@ class Relay:
             self.call.body.forget()
 
     def _unreachable(self, error: DialError | UpstreamError) -> None:
-        if isinstance(error, ChainError):
-            self.call.ticket.neutral()
-        else:
+        self._blame(error)
+        tries = 1 if self._tries is None else self._tries.made
+        self.call.reply.problem(unreachable(self.call.origin.key, error, tries))
+
+    def _blame(self, error: DialError | UpstreamError) -> None:
+        if counts_for_breaker(error.error_class):
             self.call.ticket.failure(str(error))
-        self.call.reply.problem(unreachable(self.call.origin.key, error))
+        else:
+            self.call.ticket.neutral()
 
 
-def unreachable(where: str, error: DialError | UpstreamError) -> Problem:
-    """The answer when a provider can't be asked, or does not answer."""
+def unreachable(where: str, error: DialError | UpstreamError, tries: int = 1) -> Problem:
+    """The answer when a provider can't be asked, or does not answer, `tries` times."""
     code = "upstream_timeout" if error.timeout else "upstream_unreachable"
     if isinstance(error, ChainError):
         code = "upstream_proxy_failed"
-    text = f"{where}: {error}. Nothing was paid."
+    often = "" if tries == 1 else f" It was tried {tries} times."
+    text = f"{where}: {error}.{often} Nothing was paid."
     return Problem(504 if error.timeout else 502, code, text)
 
 

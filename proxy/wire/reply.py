@@ -1,6 +1,6 @@
 """Framing: an answer, from whatever source, written for one program (RFC 9112 sections 6 and 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from proxy.wire.endpoint import reset
@@ -24,6 +24,7 @@ class Reply:
         "_http10",
         "_keep",
         "_status",
+        "on_over",
         "outcome",
         "recorder",
         "started",
@@ -44,6 +45,8 @@ class Reply:
         """As `Outcomes` counts it, when it has ended."""
         self.started = False
         self.recorder: Recorder | None = None
+        self.on_over: Callable[[], None] | None = None
+        """Called once no more of it will be written; perhaps more often."""
 
     @property
     def takes_trailers(self) -> bool:
@@ -102,6 +105,8 @@ class Reply:
             if self.recorder is not None:
                 self.recorder.data(last)
                 self.recorder.end(complete=True)
+            if self.on_over is not None:
+                self.on_over()
 
     async def drained(self) -> None:
         """Returns when the program has room for more, or is gone."""
@@ -119,6 +124,8 @@ class Reply:
         """No more of the answer will be written, whoever is to blame."""
         if self.recorder is not None:
             self.recorder.end(complete=False)
+        if self.on_over is not None:
+            self.on_over()
 
     def problem(self, problem: Problem, *, close: bool = False) -> None:
         """An answer of our own."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 from proxy.wire.gate import Agent, Gate
 from proxy.wire.headers import RequestFields, header
 from proxy.wire.inside import MOUNT, ORIGIN
+from proxy.wire.intents import MOUNT as INTENTS
+from proxy.wire.intents import origin_for as intent_origin
 from proxy.wire.origin import DEFAULT_PORTS, Origin, plain_host
 from proxy.wire.parsers import RequestHead
 from proxy.wire.problem import Problem
@@ -169,6 +172,12 @@ class MountRouter:
         bare, question, query = name.partition(b"?")
         if bare == MOUNT:
             return Target(agent, ORIGIN, slash + rest or b"/")
+        if bare == INTENTS:
+            intent = re.split(rb"[/?]", rest, maxsplit=1)[0]
+            below = rest[len(intent) :]
+            if not below.startswith(b"/"):
+                below = b"/" + below
+            return Target(agent, intent_origin(intent.decode("latin-1")), below)
         mount = self._mounts.get(bare)
         if mount is None or (slash and question):
             known = ", ".join(sorted(m.name for m in self._mounts.values())) or "none"

@@ -29,17 +29,22 @@ class UpstreamError(Exception):
     """The provider's answer did not come, or not whole. One line, fit for people.
 
     `stale` says that a pooled connection died without a single byte of an answer: the usual end of
-    a connection that the provider had closed meanwhile. `timeout`: we gave up waiting; `starved`:
-    for the program's own request.
+    a connection that the provider had closed meanwhile. `timeout`: we gave up waiting.
+    `error_class`: a code of `proxy.errors`, as for a request without a payment.
     """
 
     def __init__(
-        self, text: str, *, stale: bool = False, timeout: bool = False, starved: bool = False
+        self,
+        text: str,
+        error_class: str = "connection_broke",
+        *,
+        stale: bool = False,
+        timeout: bool = False,
     ) -> None:
         super().__init__(text)
+        self.error_class = error_class
         self.stale = stale
         self.timeout = timeout
-        self.starved = starved
 
 
 class Receiver(Protocol):
@@ -205,7 +210,8 @@ class Upstream(Endpoint):
             messages, _, tail = self.parser.feed_data(data)
         except HttpProcessingError as error:
             if not self._whole_before_it(data):
-                self.fail(UpstreamError(f"the answer is not valid HTTP: {plain(error)}"))
+                text = f"the answer is not valid HTTP: {plain(error)}"
+                self.fail(UpstreamError(text, "answer_invalid"))
             elif self._receiver is not None:
                 self._deliver()
             return
@@ -223,7 +229,7 @@ class Upstream(Endpoint):
 
     def _half_a_head(self, data: bytes, *, behind_interim: bool) -> None:
         if self._seen > 2 * self._header_bytes:
-            self.fail(UpstreamError(TOO_LARGE))
+            self.fail(UpstreamError(TOO_LARGE, "answer_invalid"))
         elif behind_interim:
             self._begun = None
         elif self._begun is not None:
@@ -276,7 +282,8 @@ class Upstream(Endpoint):
             if self.parser is not None:
                 self.parser.feed_eof()
         except Exception as error:
-            receiver.on_lost(UpstreamError(_lost_text(error, "in the middle of its answer")))
+            text = _lost_text(error, "in the middle of its answer")
+            receiver.on_lost(UpstreamError(text, "answer_broke_off"))
             return
         data = self._payload.read_nowait()
         receiver.on_data(data, last=True)
@@ -287,12 +294,14 @@ class Upstream(Endpoint):
             if self.transport is not None:
                 self.transport.abort()
         elif self._payload is not None:
-            self.fail(UpstreamError("the provider's answer stalled", timeout=True))
+            text = "the provider's answer stalled"
+            self.fail(UpstreamError(text, "answer_broke_off", timeout=True))
         elif self._body is not None and not self.writing_paused:
             text = "the rest of the request's body did not come in time"
-            self.fail(UpstreamError(text, timeout=True, starved=True))
+            self.fail(UpstreamError(text, "request_stalled", timeout=True))
         else:
-            self.fail(UpstreamError("the provider did not answer in time", timeout=True))
+            text = "the provider did not answer in time"
+            self.fail(UpstreamError(text, "response_timeout", timeout=True))
 
     # --- the answer
 
@@ -310,15 +319,17 @@ class Upstream(Endpoint):
             self.deadline = self.loop.time() + self._timeout
             self._receiver.on_interim(head)  # what it took counts: a flood of them ends
         else:
-            self.fail(UpstreamError(f"the provider answered {head.code} out of place"))
+            text = f"the provider answered {head.code} out of place"
+            self.fail(UpstreamError(text, "answer_invalid"))
 
     def _begin_answer(self, head: ResponseHead, payload: Payload) -> None:
         if self._seen > 2 * self._header_bytes < head_size(head):  # in one read, that is
-            self.fail(UpstreamError(TOO_LARGE))
+            self.fail(UpstreamError(TOO_LARGE, "answer_invalid"))
             return
         coding = header(head.raw_headers, b"transfer-encoding")
         if coding is not None and codings(coding) not in ([b"chunked"], [b"identity"]):
-            self.fail(UpstreamError("the answer's Transfer-Encoding is not understood"))
+            text = "the answer's Transfer-Encoding is not understood"
+            self.fail(UpstreamError(text, "answer_invalid"))
             return
         length = None if head.chunked else header(head.raw_headers, b"content-length")
         has_body = (

@@ -209,7 +209,8 @@ END $$;
 
 -- Gives held money back. Only for what can never land: 'never_sent' (no byte left) or 'proved_dead'.
 -- 'released'; 'already'; 'absent' (and a reservation of that id that arrives later is refused);
--- 'settled' if it was paid for, and stays so.
+-- 'settled' if it was paid for, and stays so; 'presented' if another process has sent what its own never
+-- did: then only the chain can tell.
 CREATE OR REPLACE FUNCTION release(p_id uuid, p_reason text) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
 DECLARE
@@ -223,6 +224,8 @@ BEGIN
         RETURN 'absent';
     ELSIF v_payment.status = 'FAILED' THEN
         RETURN 'already';
+    ELSIF p_reason = 'never_sent' AND v_payment.presented > 0 THEN
+        RETURN 'presented';
     ELSIF v_payment.status NOT IN ('INITIATED', 'SIGNED') THEN
         RETURN 'settled';
     END IF;

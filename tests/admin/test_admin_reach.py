@@ -33,7 +33,7 @@ async def connect(home: House, authority: str) -> tuple[int, bytes]:
     credential = aiohttp.encode_basic_auth(home.agent, home.token)
     head = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
     writer.write(f"{head}Proxy-Authorization: {credential}\r\n\r\n".encode())
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 20)
     writer.close()
     return int(answer.split()[1]), answer
 

@@ -22,6 +22,12 @@ LEAST = {  # of every other route
     "GET /v1/payments": READER,
     "GET /v1/receipts": READER,
     "GET /v1/receipts/{id}": AUDITOR,
+    "GET /v1/claims": AUDITOR,
+    "GET /v1/receipts/{id}/ratings": AUDITOR,
+    "PUT /v1/receipts/{id}/ratings": OPERATOR,
+    "DELETE /v1/receipts/{id}/ratings": OPERATOR,
+    "GET /v1/providers": AUDITOR,
+    "GET /v1/providers/{provider}": AUDITOR,
     "GET /v1/agents": READER,
     "POST /v1/agents": ADMIN,
     "GET /v1/agents/{agent}": READER,
@@ -98,9 +104,17 @@ LEAST = {  # of every other route
     "DELETE /v1/webhooks/{id}": ADMIN,
     "POST /v1/webhooks/{id}/test": ADMIN,
     "GET /v1/webhooks/deliveries": AUDITOR,
+    "GET /v1/procure/state": READER,
+    "GET /procure/state": READER,
     "GET /v1/keys": ADMIN,
     "POST /v1/keys": ADMIN,
     "DELETE /v1/keys/{key}": ADMIN,
+}
+AGENT = {  # what agents do, with their own credential
+    "POST /v1/procure/rank": "agent",
+    "POST /v1/procure/execute": "agent",
+    "POST /procure/rank": "agent",
+    "POST /procure/execute": "agent",
 }
 
 
@@ -116,9 +130,9 @@ async def test_every_route_is_in_this_matrix(desk: Desk) -> None:
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     }
-    assert known.keys() == OPEN | LEAST.keys()
+    assert known.keys() == OPEN | LEAST.keys() | AGENT.keys()
     for route, operation in known.items():
-        assert operation.get("x-role") == LEAST.get(route), route
+        assert operation.get("x-role") == (LEAST | AGENT).get(route), route
         assert ("security" in operation) is (route not in OPEN), route
         assert operation["summary"], route
 
@@ -147,6 +161,9 @@ async def test_without_a_key(desk: Desk) -> None:
     for route in LEAST:
         method, path = route.split()
         answer = await desk.ask(re.sub(r"{\w+}", str(uuid4()), path), None, method)
+        if "/procure/" in path:
+            refused(answer, 401, "authentication_required")
+            continue
         refused(answer, 401, "api_key_required")
         assert answer.headers["WWW-Authenticate"] == 'Bearer realm="autopay"'
     refused(
@@ -154,6 +171,21 @@ async def test_without_a_key(desk: Desk) -> None:
         401,
         "api_key_required",
     )
+
+
+async def test_what_is_for_agents(desk: Desk) -> None:
+    """No key does what an agent does, and no agent what takes a key."""
+    for route in AGENT:
+        method, path = route.split()
+        for key in (None, *ORDER, "x" * 40):
+            refused(await desk.ask(path, key, method, json={}), 401, "authentication_required")
+        answer = await desk.ask(path, desk.home.token, method, json={})
+        refused(answer, 400, "bad_body")
+    assert (await desk.ask("/v1/procure/state", desk.home.token)).status == 200
+    for route in LEAST.keys() - {"GET /v1/procure/state", "GET /procure/state"}:
+        method, path = route.split()
+        answer = await desk.ask(re.sub(r"{\w+}", str(uuid4()), path), desk.home.token, method)
+        refused(answer, 401, "api_key_invalid")
 
 
 async def test_a_key_that_is_none(desk: Desk) -> None:
@@ -229,5 +261,5 @@ async def test_the_table_of_the_documentation(desk: Desk) -> None:
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     rows = re.findall(r"^\| `([A-Z]+ /\S+)` \| (?:`(\w+)`|none) \| (.*) \|$", text, re.MULTILINE)
     assert len(rows) == len({route for route, _, _ in rows})
-    assert {route: role or None for route, role, _ in rows} == dict.fromkeys(OPEN) | LEAST
+    assert {route: role or None for route, role, _ in rows} == dict.fromkeys(OPEN) | LEAST | AGENT
     assert all(words for _, _, words in rows)

@@ -7,8 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -16,15 +14,15 @@ from urllib.parse import urlsplit
 from proxy.ledger import migrate
 from proxy.postgres import EmbeddedPostgres
 from proxy.postgres.processes import read_pid_file, servers_in
-from tests.peers.postgres import fresh_database
+from tests.peers.postgres import fresh_database, kill_servers, server_directory
+from tests.peers.pumps import Pumps
 
 
 class Server:
     """One cluster. `kill` and `stop_at_once` return when it answers again."""
 
     def __init__(self) -> None:
-        # Right under the temporary directory: as root, the server's account must walk there.
-        self.home = Path(tempfile.mkdtemp(prefix="autopay-campaign-"))
+        self.home = server_directory()
         self._server = EmbeddedPostgres(self.home)
         self._dsn = ""
         self._template = ""
@@ -60,10 +58,7 @@ class Server:
 
     async def die(self) -> None:
         """The same, and it stays dead."""
-        while pids := servers_in(self._data):
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        while kill_servers(self._data):
             await asyncio.sleep(0.01)
 
     def limit_files(self, size: int) -> None:
@@ -98,20 +93,15 @@ class Server:
         await self._server.start()
 
 
-class Relay:
+class Relay(Pumps):
     """A TCP port in front of the server's unix socket."""
 
     def __init__(self, dsn: str) -> None:
+        super().__init__()
         url = urlsplit(dsn)
         self._dsn = url
         directory = url.query.partition("host=")[2].replace("%2F", "/")
         self._socket = f"{directory}/.s.PGSQL.5432"
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._pumps: set[asyncio.Task[None]] = set()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._deaf = False
-        self._fuse: int | None = None
         self._listener: asyncio.Server
         self.dsn = ""
 
@@ -123,75 +113,23 @@ class Relay:
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
-        self.cut()
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await self.end()
 
     def lead_to(self, socket: str) -> None:
         """Another server's socket, from now on."""
         self._socket = socket
         self.cut()
 
-    def cut(self) -> None:
-        """Every connection ends with a reset."""
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    def cut_after(self, answered: int) -> None:
-        """The same, once that many bytes of answers have passed: some are cut in two, and some
-        statements are carried out of which nobody hears."""
-        self._fuse = answered
-
-    def stall(self) -> None:
-        """Nothing moves, and nobody is told."""
-        self._flowing.clear()
-
-    def deafen(self) -> None:
-        """What is asked is carried out; the answers are swallowed."""
-        self._deaf = True
-
     def mend(self) -> None:
-        if self._deaf:
+        if self.deaf:
             self.cut()  # half an answer later, nobody would understand the next
-        self._deaf = False
-        self._fuse = None
-        self._flowing.set()
+        self.flow()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            up_reader, up_writer = await asyncio.open_unix_connection(self._socket)
+            await self.join(reader, writer, self._socket)
         except OSError:
             writer.transport.abort()
-            return
-        self._writers |= {writer, up_writer}
-        for source, target, is_answer in ((reader, up_writer, False), (up_reader, writer, True)):
-            pump = asyncio.create_task(self._pump(source, target, is_answer))
-            self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
-
-    async def _pump(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, is_answer: bool
-    ) -> None:
-        try:
-            while data := await source.read(65536):
-                await self._flowing.wait()
-                if is_answer and self._deaf:
-                    continue
-                if is_answer and self._fuse is not None:
-                    self._fuse -= len(data)
-                    if self._fuse < 0:
-                        target.write(data[: self._fuse])
-                        self._fuse = None
-                        self.cut()
-                        return
-                target.write(data)
-                await target.drain()
-        except OSError:
-            pass
-        finally:
-            self._writers.discard(target)
-            target.transport.abort()
 
 
 async def trouble(relay: Relay, kind: str, rng: random.Random) -> None:

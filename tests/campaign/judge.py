@@ -27,6 +27,11 @@ JOIN payments p ON p.agent_id = q.agent_id AND p.request_key = q.request_key AND
 WHERE p.in_doubt_since < q.created_at AND (p.settled_at IS NULL OR p.settled_at > q.created_at)
   AND p.status IN ('SIGNED', 'CONFIRMED', 'VERIFIED')
 """
+_OF_REQUEST = """
+SELECT id, status::text, created_at, in_doubt_since, doubt_reason, settled_at, release_reason,
+       presented, instance, idempotency_key IS NOT NULL AS keyed
+FROM payments WHERE endpoint LIKE $1 ORDER BY created_at
+"""
 
 
 class Landings:
@@ -135,7 +140,11 @@ async def judge(
         most = 1 if programs.orders[request].keyed or request in twice else programs.asked[request]
         if count > most:
             verdict.paid_twice += 1
-            verdict.details.append(f"{request} was paid {count} times")
+            asked = f"{count} times, asked {programs.asked[request]}"
+            verdict.details.append(f"{request} was paid {asked}, at most {most}")
+            verdict.details += [
+                f"  {dict(row)}" for row in await operator.fetch(_OF_REQUEST, f"%/{request}/%")
+            ]
 
     proved = 0
     booked = set()

@@ -37,7 +37,7 @@ interval = 0.2
 [audit]
 every_seconds = 2
 [breaker]
-failures = 1000000
+enabled = false
 [retries]
 backoff = 0.05
 [timeouts]

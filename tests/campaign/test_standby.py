@@ -1,9 +1,7 @@
 """A synchronous standby takes over while payments are made: what was acknowledged is there."""
 
 import asyncio
-import os
-import signal
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,12 +23,12 @@ from proxy.ledger import (
 from proxy.postgres.account import choose_account
 from proxy.postgres.binaries import find_binaries
 from proxy.postgres.cluster import Cluster
-from proxy.postgres.processes import servers_in
 from proxy.vault import Vault
 from tests.campaign.database import Relay, Server
 from tests.ledger.books import check_books
 from tests.ledger.conftest import make as made
 from tests.ledger.test_money_moves import RECEIPT
+from tests.peers.postgres import kill_servers, server_directory
 
 
 class Standby:
@@ -74,8 +72,7 @@ class Standby:
         return str(self._home / "socket" / ".s.PGSQL.5432")
 
     def end(self) -> None:
-        for pid in servers_in(self._home / "data"):
-            os.kill(pid, signal.SIGKILL)
+        kill_servers(self._home / "data")
 
     def _sql(self, text: str, socket: Path | None = None) -> str:
         where = str(socket or self._primary / "socket")
@@ -90,15 +87,16 @@ class Standby:
 
 @contextmanager
 def standing_by(server: Server) -> Iterator[Standby]:
-    with tempfile.TemporaryDirectory(prefix="autopay-standby-", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o711)
-        home = Path(name) / "postgres"
-        home.mkdir(mode=0o700)
-        standby = Standby(home, server.home / "postgres")
-        try:
-            yield standby
-        finally:
-            standby.end()
+    place = server_directory()
+    place.chmod(0o711)
+    home = place / "postgres"
+    home.mkdir(mode=0o700)
+    standby = Standby(home, server.home / "postgres")
+    try:
+        yield standby
+    finally:
+        standby.end()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.mark.timeout(120)

@@ -87,7 +87,7 @@ class Talk:
     async def quiet(self) -> None:
         """Returns when all that was overheard is written."""
         capture = self.home.service.capture
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while capture.waiting:
                 await asyncio.sleep(0.005)
 

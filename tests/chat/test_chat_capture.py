@@ -205,7 +205,7 @@ async def test_an_answer_that_breaks_off(talk: Talk) -> None:
     await reader.readuntil(b"as")
     linger(writer)
     writer.transport.abort()  # the program gives up
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (rows := await talk.rows()):
             await asyncio.sleep(0.01)
     assert (rows[1]["content"], rows[1]["truncated"]) == ("as far as", True)
@@ -235,7 +235,7 @@ async def test_a_slow_database_does_not_slow_traffic(
             began = time.monotonic()
             for n in range(30):
                 assert (await talk.asks(f"message {n}", session="s")).status == 200
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 4  # one that waits is given up after five
             assert talk.home.service.capture.waiting > 20
     finally:
         await lock.close()

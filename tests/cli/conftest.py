@@ -4,11 +4,9 @@ import contextlib
 import io
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +18,8 @@ from unittest import mock
 import pytest
 
 from proxy.cli import main
-from proxy.postgres.processes import servers_in
 from proxy.vault import FileKeys, Vault
+from tests.peers.postgres import kill_servers, server_directory
 
 
 @dataclass
@@ -74,7 +72,7 @@ class Autopay:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=100,
             env=environment,
         )
 
@@ -134,11 +132,10 @@ class Autopay:
 
 @pytest.fixture
 def private() -> Iterator[Path]:
-    """Right under the temporary directory: as root, the database's user must reach it."""
-    directory = Path(tempfile.mkdtemp(prefix="autopay-test-"))
+    """A data directory, in which autopay may have a server of its own."""
+    directory = server_directory()
     yield directory
-    for pid in servers_in(directory / "postgres/data"):
-        os.kill(pid, signal.SIGKILL)
+    kill_servers(directory / "postgres/data")
     shutil.rmtree(directory)
 
 

@@ -15,6 +15,7 @@ from proxy.ledger import (
     Reservation,
     SettledReceipt,
     agents,
+    circuits,
     new_id,
 )
 from tests.cli.conftest import Autopay
@@ -140,3 +141,35 @@ async def test_status_counts_what_is_in_doubt(autopay: Autopay) -> None:
     record = json.loads((await asyncio.to_thread(autopay, "status", "--json")).stdout)
     assert record["in_doubt"] == {"payments": 1, "held_usd": "0.0015"}
     assert record["today"][0]["remaining_usd"] == "0.997"
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_status_tells_of_breakers(autopay: Autopay, dsn: str) -> None:
+    database = await Database.open(dsn)
+    try:
+        await circuits.open_all(
+            database,
+            [
+                circuits.Opening("https://down.example:443", 170, "no\x1b[31m answer", 3),
+                circuits.Opening("https://back.example:443", -5, "answered 500", 3),
+            ],
+        )
+    finally:
+        await database.close()
+    said = (await asyncio.to_thread(autopay, "status")).stdout
+    down, back = (
+        next(line for line in said.splitlines() if line.startswith(f"https://{name}"))
+        for name in ("down", "back")
+    )
+    assert " open " in down and " s " in down and "answer" in down and "\x1b" not in said
+    assert "half-open" in back and "by the next call" in back
+    record = json.loads((await asyncio.to_thread(autopay, "status", "--json")).stdout)
+    by_name = {one["provider"]: one for one in record["breakers"]}
+    assert by_name["https://back.example:443"] == {
+        "provider": "https://back.example:443",
+        "state": "half-open",
+        "last_error": "answered 500",
+        "retry_after_seconds": 0,
+        "probing": False,
+    }
+    assert 0 < by_name["https://down.example:443"]["retry_after_seconds"] <= 170

@@ -90,8 +90,8 @@ def test_told_to_stop_in_the_middle(
     until(lambda: nothing_is_left(autopay))
 
 
-def test_a_step_that_goes_another_way_is_a_failure(autopay: Autopay, private: Path) -> None:
-    liar = private / "bin" / "curl"
+def test_a_step_that_goes_another_way_is_a_failure(autopay: Autopay, tmp_path: Path) -> None:
+    liar = tmp_path / "bin" / "curl"
     liar.parent.mkdir()
     liar.write_text("#!/bin/sh\nprintf 'HTTP/1.1 200 OK\\r\\n\\r\\nfor nothing'\n")
     liar.chmod(0o755)

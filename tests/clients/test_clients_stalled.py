@@ -38,11 +38,11 @@ async def plain(rig: Inside, *said: bytes) -> Client:
          "a handshake"],
 )  # fmt: skip
 async def test_what_stalls_is_given_up(rig: Inside, said: bytes) -> None:
-    client = await plain(rig, said)
     began = time.monotonic()
+    client = await plain(rig, said)
     _, how = await client.rest()
     assert how in {"eof", "reset"}
-    assert PATIENCE * 0.9 < time.monotonic() - began < PATIENCE + 1
+    assert PATIENCE * 0.9 < time.monotonic() - began < PATIENCE + 10
     await until(lambda: rig.plane.programs == 0)
     assert not rig.provider.connections, "nobody was bothered with it"
     assert not rig.gate.rejections
@@ -66,7 +66,7 @@ async def test_silence_is_a_tunnel_in_which_somebody_has_to_begin(rig: Inside) -
     await until(lambda: rig.plane.tunnels == 1)
     _, how = await client.rest()
     assert how in {"eof", "reset"}
-    assert time.monotonic() - began < 0.15 + PATIENCE + 1
+    assert time.monotonic() - began < 0.15 + PATIENCE + 10
     await until(lambda: rig.plane.programs == 0)
 
 

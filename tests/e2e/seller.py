@@ -32,6 +32,10 @@ class Hang(Exception):
     """Say nothing, and keep the connection."""
 
 
+class Last(bytes):
+    """An answer behind which the connection ends."""
+
+
 class HangUp(Exception):
     """Close without a word."""
 
@@ -65,7 +69,10 @@ class Seller:
                 if self.hold is not None and seen.payment is not None:
                     await self.hold.wait()
                 try:
-                    writer.write(self.answer(seen))
+                    answer = self.answer(seen)
+                    writer.write(answer)
+                    if isinstance(answer, Last):
+                        return
                 except Hang:
                     await reader.read()
                     return
@@ -86,6 +93,21 @@ async def selling(tls: ssl.SSLContext | None = None) -> AsyncIterator[Seller]:
     seller.url = f"{where}:{server.sockets[0].getsockname()[1]}"
     yield seller
     server.close()
+
+
+async def vanishing(first: bytes) -> str:
+    """The URL of a seller that says `first`, closes, and is gone when the next request comes."""
+    head, end, body = first.partition(b"\r\n\r\n")
+    server: list[asyncio.Server] = []
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        server[0].close()
+        writer.write(head + b"\r\nConnection: close" + end + body)
+        writer.close()
+
+    server.append(await asyncio.start_server(once, "127.0.0.1", 0))
+    return f"http://127.0.0.1:{server[0].sockets[0].getsockname()[1]}/"
 
 
 def reply(status: int, headers: Headers | None = None, body: bytes = b"") -> bytes:

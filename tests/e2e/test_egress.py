@@ -36,7 +36,7 @@ async def connect(home: House, authority: str) -> tuple[int, bytes]:
 
 async def last_decision(home: House) -> dict[str, object]:
     """The row of the last denial; it is not waited for by the answer."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (
             rows := await home.rows("SELECT * FROM policy_decision_logs ORDER BY created_at DESC")
         ):
@@ -90,7 +90,7 @@ async def test_a_policy_takes_effect_at_once(home: House, seller: Seller) -> Non
         policy = Policy(home.agent, allowed_targets=targets)
         await agents.set_policy(home.operator, policy)
         while ((await home.ask(seller.url)).status != 403) is not allowed:
-            assert time.monotonic() - begin < 1.0
+            assert time.monotonic() - begin < 10
             await asyncio.sleep(0.01)
 
 
@@ -151,7 +151,7 @@ async def test_a_refusal_does_not_wait_for_the_database(home: House, seller: Sel
         await connection.execute("LOCK TABLE policy_decision_logs IN ACCESS EXCLUSIVE MODE")
         begin = time.monotonic()
         refused(await home.ask(seller.url), "egress_loopback")
-        assert time.monotonic() - begin < 0.5
+        assert time.monotonic() - begin < 4  # it would be given up after five
     await connection.close()
     assert (await last_decision(home))["reason"] == "egress_loopback"
 
@@ -162,7 +162,7 @@ async def test_an_entry_that_cannot_be_read_allows_nothing(home: House, seller: 
     await home.operator.execute(
         "UPDATE agent_policies SET allowed_targets = '{localhost,*}', allowed_ports = '{1}'"
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while home._policy_version() != 3:
             await asyncio.sleep(0.01)
     refused(await home.ask(seller.url), "egress_loopback")

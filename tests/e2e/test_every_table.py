@@ -23,6 +23,7 @@ from tests.e2e.seller import (
     challenge,
     offer,
     reply,
+    vanishing,
 )
 from tests.schema.seeds import FIRST, SECOND
 
@@ -99,26 +100,12 @@ async def live(home: House, net: Localnet, shop: str, seller: Seller) -> None:
     assert (await home.ask(f"{seller.url}/dear", headers=task)).status == 403
     await home.set_policy()
     # gone when the payment comes; tried again, then given up
-    assert (await home.ask(await vanishing(net), headers=task)).status == 502
+    entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()))
+    gone = await vanishing(challenge(entry))
+    assert (await home.ask(gone, headers=task)).status == 502
     # broken, and left alone after that
     for _ in range(3):
         await home.ask("http://127.0.0.1:1/")
-
-
-async def vanishing(net: Localnet) -> str:
-    """The URL of a seller that answers 402 once and is gone."""
-    entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()))
-    first = challenge(entry).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
-    server: list[asyncio.Server] = []
-
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        server[0].close()
-        writer.write(first)
-        writer.close()
-
-    server.append(await asyncio.start_server(once, "127.0.0.1", 0))
-    return f"http://127.0.0.1:{server[0].sockets[0].getsockname()[1]}/"
 
 
 async def until_filled(home: House) -> None:

@@ -172,7 +172,7 @@ async def test_a_program_that_rejects_our_certificate_is_left_alone(shop: Shop) 
     assert status == 60, out  # curl: the certificate can't be verified
     for _ in range(2):
         assert await shop.curl(shop.seller.url, trust=shop.theirs) == (0, "free")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (rows := await shop.home.rows("SELECT * FROM certificate_rejections")):
             await asyncio.sleep(0.02)
     assert (rows[0]["host"], rows[0]["reason"]) == ("localhost", "unknown ca")

@@ -19,6 +19,7 @@ from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin
 from proxy.wire.plane import DataPlane, tune_malloc
+from proxy.wire.retrying import RetryRules
 from proxy.wire.routes import ForwardRouter
 from tests.wire.wire_rig import CREDENTIAL, Client, Gate, Provider, provider, until
 from tests.wire.wire_tls import Authority as Issuer
@@ -168,6 +169,7 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
     ):
         await asyncio.sleep(0)
         plane = DataPlane(gate, LIMITS, ca_file=issuer.ca_file)
+        plane.retries.usual = RetryRules(attempts=0)  # each fault is shown once
         plane.intercept(Leaves(authority), TunnelRules())
         _, port = await plane.listen("127.0.0.1", 0, ForwardRouter(gate))
         it = Arena(plane, gate, plain, secret, port, trust, faults)

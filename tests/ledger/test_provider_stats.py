@@ -1,10 +1,9 @@
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.ledger import Database
+from proxy.ledger import Database, circuits
 from proxy.ledger.provider_stats import ProviderDelta, add, load
 
 DELTA = ProviderDelta(
@@ -15,7 +14,6 @@ DELTA = ProviderDelta(
     latency_ms=100.0,
     schema_passes=1,
     consecutive_failures=0,
-    circuit_open_until=None,
     last_status=200,
     last_error=None,
     max_price_micros=10_000,
@@ -42,25 +40,25 @@ async def test_ten_calls_weigh_more_than_one(database: Database) -> None:
     assert (await load(database))[DELTA.id].avg_latency_ms == pytest.approx(189.26, abs=0.01)
 
 
-async def test_the_circuit_is_set_and_cleared(database: Database) -> None:
-    until = datetime.now(UTC) + timedelta(seconds=180)
+async def test_what_is_of_now_is_set_and_the_breaker_left_alone(database: Database) -> None:
     failed = replace(
         DELTA,
         successes=0,
         failures=1,
         consecutive_failures=3,
-        circuit_open_until=until,
         last_status=None,
         last_error="reset\0",
     )
     await add(database, [DELTA])
+    await circuits.open_all(database, [circuits.Opening(DELTA.id, 180.0, "reset", 3)])
+    until = (await load(database))[DELTA.id].circuit_open_until
     await add(database, [failed])
     stats = (await load(database))[DELTA.id]
     assert (stats.consecutive_failures, stats.circuit_open_until) == (3, until)
     assert (stats.last_status, stats.last_error) == (200, "reset")
     await add(database, [DELTA])
     stats = (await load(database))[DELTA.id]
-    assert (stats.consecutive_failures, stats.circuit_open_until) == (0, None)
+    assert (stats.consecutive_failures, stats.circuit_open_until) == (0, until)
 
 
 async def test_replicas_add_up_without_deadlock(database: Database) -> None:

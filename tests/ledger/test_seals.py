@@ -166,7 +166,7 @@ async def test_every_changed_byte_of_a_seal_is_noticed(
 
 
 async def _until(directory: Directory, token: str, *, known: bool) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (directory.by_token(token) is not None) is not known:
             await asyncio.sleep(0.005)
 
@@ -252,7 +252,7 @@ async def test_an_unreadable_key_takes_no_token_that_was_known(
     await directory.start()
     await seals.reseal(database, Keyring([new, old]))
     later = await agents.issue_token(database, given(new), "one")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not directory.unaccepted:
             await asyncio.sleep(0.01)
     assert directory.by_token(one.token) == one.agent

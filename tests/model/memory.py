@@ -355,6 +355,8 @@ class Memory:
             return "absent"
         if payment.status is Status.FAILED:
             return "already"
+        if reason == "never_sent" and payment.presented:
+            return "presented"
         if payment.status not in OPEN:
             return "settled"
         if reason not in RELEASES:

@@ -10,6 +10,7 @@ import asyncpg
 
 from proxy.ledger import Database, LedgerFault, lane
 from tests.model.memory import Memory
+from tests.peers.asked import Asked
 
 _STATE = """
 SELECT (now() AT TIME ZONE 'UTC')::date AS today,
@@ -32,7 +33,7 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d$")
 _SAID = ("code", "limit_micros", "spent_micros", "held_micros", "joined")
 
 
-class Twin:
+class Twin(Asked):
     """A `Database` to whoever asks it. Raises AssertionError where the two differ."""
 
     def __init__(self, real: Database, memory: Memory) -> None:
@@ -57,17 +58,6 @@ class Twin:
         if shadow or sql == lane._TICK:  # what returns nothing is compared in `compare`
             assert _comparable(sql, rows) == _comparable(sql, shadow), (sql, args)
         return rows
-
-    async def fetchrow(self, sql: str, *args: object) -> Any:
-        return next(iter(await self.fetch(sql, *args)), None)
-
-    async def fetchval(self, sql: str, *args: object) -> Any:
-        row = await self.fetchrow(sql, *args)
-        return None if row is None else next(iter(row.values()))
-
-    async def execute(self, sql: str, *args: object) -> str:
-        await self.fetch(sql, *args)
-        return "OK"
 
     async def compare(self) -> None:
         """Everything that both have on disk."""

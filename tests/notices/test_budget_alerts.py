@@ -1,31 +1,11 @@
 """50, 80 and 100 % of a limit: told once for each counter, by the transaction that got there."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from proxy.localnet import Localnet
-from tests.e2e.house import House, house, until
-from tests.e2e.seller import Seller, challenge, offer, pays_once, selling, settled
-
-PRICE = 1000  # micro-USD
-
-
-@pytest.fixture
-async def seller(net: Localnet) -> AsyncIterator[Seller]:
-    async with selling() as seller:
-        entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()), amount=PRICE)
-        seller.answer = pays_once(challenge(entry), lambda seen: settled(transaction=""))
-        yield seller
-
-
-@pytest.fixture
-async def home(net: Localnet, dsn: str, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(net, dsn, tmp_path) as home:
-        yield home
+from tests.e2e.house import House, until
+from tests.e2e.seller import Seller
+from tests.notices.conftest import PRICE
 
 
 async def alerts(home: House, window: str) -> list[tuple[int, str, int, int]]:

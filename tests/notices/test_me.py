@@ -5,7 +5,6 @@ import socket
 import ssl
 import struct
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,16 @@ from proxy.ledger import agents, ceilings, sessions
 from proxy.localnet import Localnet
 from proxy.wire.plane import DataPlane
 from tests.e2e.house import LOOPBACK, Answer, House, house, until
-from tests.e2e.seller import Seller, challenge, offer, pays_once, selling, settled
+from tests.e2e.seller import Seller, challenge, offer, pays_once, settled
 from tests.ledger.windows import room_in_the_hour
+from tests.notices.conftest import PRICE
 
-PRICE = 1000  # micro-USD
 ME = "http://autopay.internal/me"
 
 
-@pytest.fixture
-async def seller(net: Localnet) -> AsyncIterator[Seller]:
-    async with selling() as seller:
-        entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()), amount=PRICE)
-        seller.answer = pays_once(challenge(entry), lambda seen: settled(transaction=""))
-        yield seller
-
-
-@pytest.fixture
-def settings() -> dict[str, Any]:
-    return {}
-
-
-@pytest.fixture
-async def home(
-    net: Localnet, dsn: str, tmp_path: Path, settings: dict[str, Any]
-) -> AsyncIterator[House]:
+@pytest.fixture(autouse=True)
+def authority(tmp_path: Path) -> None:
     Authority.create(tmp_path / "ca")
-    async with house(net, dsn, tmp_path, **settings) as home:
-        yield home
 
 
 @pytest.fixture
@@ -351,7 +333,9 @@ async def test_by_https_under_our_certificate(
 async def test_without_a_ca_https_there_is_refused(
     net: Localnet, dsn: str, tmp_path: Path, looked_up: list[str]
 ) -> None:
-    async with house(net, dsn, tmp_path) as home:
+    bare = tmp_path / "bare"
+    bare.mkdir(mode=0o700)
+    async with house(net, dsn, bare) as home:
         answer = await raw(home, "CONNECT autopay.internal:443 HTTP/1.1", "Host: x")
         assert answer.startswith(b"HTTP/1.1 404 ")
         assert b"not_found" in answer

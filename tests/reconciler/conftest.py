@@ -144,7 +144,7 @@ async def opened(
             networks = {"devnet": {"rpc_url": net.rpc_url}}
             if second_opinion:
                 networks["devnet"]["verify_rpc_urls"] = [url]  # type: ignore[assignment]
-            settings.setdefault("breaker", {"failures": 100})
+            settings.setdefault("breaker", {"enabled": False})
             async with house(net, dsn, tmp_path, networks=networks, **settings) as home:
                 # What the service does at its start, before anything is paid.
                 await home.service.reconciler._open_books()

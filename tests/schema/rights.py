@@ -17,6 +17,7 @@ TABLES = """
     approvals                        S        S        S        S
     audit_events                     S        S        S        S
     budget_counters                  S        S        S        S
+    cache_savings                    SIU      S        S        S
     certificate_rejections           SIU      S        S        SIU
     chain_balances                   SIUD     S        S        S
     chain_doubts                     S        S        S        S
@@ -39,10 +40,12 @@ TABLES = """
     policy_limits                    S        S        S        S
     policy_rules                     S        S        S        SIUD
     policy_shadow                    S        S        S        SU
+    provider_scores                  SIUD     S        S        S
     query_logs                       S        S        S        S
     receipt_chains                   s        s        s        S
     receipt_keys                     Si       S        S        S
     receipt_links                    S        S        S        S
+    receipt_ratings                  -        SIUD     -        SIUD
     receipt_signatures               Si       S        S        S
     retry_attempts                   S        S        S        S
     schema_migrations                S        S        S        S
@@ -91,7 +94,12 @@ COLUMNS = {
     "spent_start_micros spent_end_micros remaining_end_micros steps created_at updated_at",
 }
 # Of these a reader sees what belongs to the wallet that `autopay.wallet` names.
-OWN_ROWS = {(READER, "chat_sessions"), (READER, "chat_messages"), (READER, "message_ratings")}
+OWN_ROWS = {
+    (READER, "chat_sessions"),
+    (READER, "chat_messages"),
+    (READER, "message_ratings"),
+    (READER, "receipt_ratings"),
+}
 
 #   function                  writer  reader  auditor admin
 FUNCTIONS = """
@@ -114,6 +122,7 @@ FUNCTIONS = """
     limits_of                 X       X       X       X
     provider_names            X       X       X       X
     prune_hours               X       -       -       X
+    prune_savings             X       -       -       X
     rolling_end               X       X       X       X
     rolling_sum               X       X       X       X
     take                      -       -       -       -
@@ -188,6 +197,7 @@ FUNCTIONS = """
     rebuild_payment           X       -       -       X
     provider_covers           X       X       X       X
     prune_partitions          X       -       -       X
+    prune_retries             X       -       -       X
     raise_policy_version      -       -       -       -
     queue_deliveries          X       -       -       -
     receipt_content           -       -       -       -
@@ -200,6 +210,7 @@ FUNCTIONS = """
     settle                    X       -       -       X
     sign_policy_change        -       -       -       X
     spend_limit               X       X       X       X
+    thumbs                    X       X       X       X
     tick                      X       -       -       X
     trace_scope               X       X       X       X
     utc_midnight_after        X       X       X       X

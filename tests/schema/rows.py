@@ -114,6 +114,10 @@ def rows() -> Iterator[tuple[str, Row]]:
         "key_sha256": "\\x" + "ab" * 32, "name": "ops", "role": "operator", "created_by": "ann",
         "created_at": past[35], "expires_at": now.replace(year=now.year + 1, day=1).isoformat(),
     }  # fmt: skip
+    yield "cache_savings", {
+        "agent_id": BOT, "day": today, "provider": SHOP, "answers": 3, "saved_micros": 3_000,
+        "created_at": past[0], "updated_at": past[0],
+    }  # fmt: skip
     yield "certificate_rejections", {
         "agent_id": BOT, "host": "pinned.example", "reason": "unknown ca", "times": 2,
         "first_seen": past[35], "last_seen": past[0], "left_until": past[0],
@@ -253,9 +257,24 @@ def rows() -> Iterator[tuple[str, Row]]:
             "is_user": is_user, "payment_id": None if is_user else CONFIRMED, "truncated": False,
             "created_at": past[35],
         }  # fmt: skip
+    for endpoint in "", f"GET {QUOTE}":
+        yield "provider_scores", {
+            "provider": SHOP, "endpoint": endpoint, "successes": 7, "failures": 2, "paid_failures": 1,
+            "schema_passes": 7, "quotes": 9, "delivered_micros": 70_000, "lost_micros": 10_000,
+            "recent_successes": 6.5, "recent_failures": 1.5, "recent_paid_failures": 0.5,
+            "recent_schema_passes": 6.5, "recent_latency": 81.25, "recent_quotes": 3.5,
+            "recent_asked": 35_000.5, "recent_delivered": 69_000.5, "recent_lost": 9_000.5,
+            "weighed_at": past[0], "rated_at": None, "last_status": 200, "last_error": None,
+            "last_seen_at": past[0], "updated_at": past[0],
+        }  # fmt: skip
+    yield "receipt_ratings", {
+        "id": u(89), "receipt_id": CONFIRMED, "user_address": WALLET, "is_positive": True,
+        "agent_id": BOT, "provider": SHOP, "endpoint": f"GET {QUOTE}", "created_at": past[0],
+    }  # fmt: skip
     yield "message_ratings", {
         "id": u(84), "message_id": "m83", "user_address": WALLET, "agent_id": BOT,
-        "is_positive": True, "created_at": past[35],
+        "is_positive": True, "created_at": past[35], "receipt_id": CONFIRMED, "provider": SHOP,
+        "endpoint": f"GET {QUOTE}",
     }  # fmt: skip
     yield "x402_traces", {
         "agent_id": BOT, "trace_id": "t1", "session_id": "s1", "user_prompt": "buy a quote",

@@ -26,6 +26,7 @@ REQUIRED = {
     "audit_events": "id agent_id event_type severity created_at",
     "budget_counters": "scope kind spent_micros held_micros paid_calls created_at updated_at alerted held_calls "
     "brought_micros brought_calls",
+    "cache_savings": "agent_id day provider answers saved_micros created_at updated_at",
     "certificate_rejections": "agent_id host reason times first_seen last_seen left_until",
     "chain_balances": "network source_account slot amount_atomic seen_at",
     "chain_doubts": "payment_id why detail alarmed created_at updated_at",
@@ -34,7 +35,7 @@ REQUIRED = {
     "left_atomic fee_lamports seen_at",
     "chat_messages": "id session_id message_id content is_user truncated",
     "chat_sessions": "id wallet_address message_count",
-    "error_classifications": "code class party retryable counts_for_breaker description",
+    "error_classifications": "code class party retryable counts_for_breaker description told",
     "event_servers": "system_identifier told_from",
     "kept_answers": "payment_id agent_id delivered sealed created_at expires_at",
     "loss_counters": "day lost_micros lost_calls updated_at",
@@ -51,10 +52,14 @@ REQUIRED = {
     "policy_limits": "win",
     "policy_rules": "rules updated_at",
     "policy_shadow": "single note updated_at",
+    "provider_scores": "provider endpoint successes failures paid_failures schema_passes quotes delivered_micros "
+    "lost_micros recent_successes recent_failures recent_paid_failures recent_schema_passes recent_latency "
+    "recent_quotes recent_asked recent_delivered recent_lost weighed_at updated_at",
     "query_logs": "id response_time_ms created_at",
     "receipt_chains": "agent_id length head",
     "receipt_keys": "key_id public_key created_at",
     "receipt_links": "agent_id seq kind receipt_id canonical sha256 previous recorded_at",
+    "receipt_ratings": "id receipt_id user_address is_positive created_at",
     "receipt_signatures": "agent_id seq key_id signature created_at",
     "retry_attempts": "id agent_id attempt_number backoff_delay outcome created_at kind",
     "schema_migrations": "name sha256 applied_at",
@@ -69,7 +74,7 @@ REQUIRED = {
     "x402_payment_logs": "id agent_id endpoint method amount symbol asset amount_micros network pay_to "
     "source claimed success latency_ms settled_at created_at",
     "x402_procurement_provider_stats": "id calls successes failures avg_latency_ms schema_passes "
-    "consecutive_failures quality max_price_micros updated_at",
+    "consecutive_failures quality max_price_micros updated_at circuit_version circuit_successes",
     "x402_procurement_receipts": "id intent provider_id url method status paid_amount_atomic "
     "response_hash latency_ms success schema_ok score attempt created_at",
     "x402_trace_steps": "id agent_id trace_id step_index tool_name endpoint quoted_price_micros reason "
@@ -90,6 +95,7 @@ UNIQUE = {
     "approvals": "id bound",
     "audit_events": "id+created_at",
     "budget_counters": "scope",
+    "cache_savings": "agent_id+day+provider",
     "certificate_rejections": "agent_id+host",
     "chain_balances": "network+source_account+slot",
     "chain_doubts": "payment_id",
@@ -112,10 +118,12 @@ UNIQUE = {
     "policy_limits": "agent_id+provider+win+hours",
     "policy_rules": "agent_id+provider",
     "policy_shadow": "single",
+    "provider_scores": "provider+endpoint",
     "query_logs": "id+created_at",
     "receipt_chains": "agent_id",
     "receipt_keys": "key_id",
     "receipt_links": "agent_id+seq receipt_id+kind",
+    "receipt_ratings": "id receipt_id+user_address",
     "receipt_signatures": "agent_id+seq",
     "retry_attempts": "id",
     "schema_migrations": "name",
@@ -142,6 +150,7 @@ REFERENCES = {
     "approvals": "agent_id>agents payment_id>payments",
     "audit_events": "agent_id>agents",
     "budget_counters": "agent_id>agents",
+    "cache_savings": "agent_id>agents",
     "certificate_rejections": "agent_id>agents",
     "chain_doubts": "payment_id>payments",
     "chat_messages": "payment_id>payments session_id>chat_sessions!",
@@ -156,8 +165,10 @@ REFERENCES = {
     "policy_rules": "agent_id>agents",
     "receipt_chains": "agent_id>agents",
     "receipt_links": "agent_id>receipt_chains receipt_id>x402_payment_logs",
+    "receipt_ratings": "receipt_id>x402_payment_logs",
     "receipt_signatures": "agent_id+seq>receipt_links key_id>receipt_keys",
     "retry_attempts": "agent_id>agents api_request_id>api_requests error_class>error_classifications "
+    "cause>error_classifications "
     "payment_id>payments",
     "spend_limits": "agent_id>agents",
     "transaction_logs": "agent_id>agents payment_id>payments",
@@ -178,6 +189,7 @@ FRESH: dict[str, dict[str, Any]] = {
     "api_keys": {"key_sha256": "\\x" + "cd" * 32, "name": "fresh"},
     "approvals": {"id": NOBODY, "bound": "\\x" + "cd" * 32},
     "budget_counters": {"scope": "99/fresh", **NO_HOLD},
+    "cache_savings": {"provider": "fresh"},
     "certificate_rejections": {"host": "fresh.example"},
     "chat_messages": {"id": NOBODY, "message_id": "fresh"},
     "chat_sessions": {"id": NOBODY, "session_key": "fresh"},
@@ -196,6 +208,8 @@ FRESH: dict[str, dict[str, Any]] = {
     "policy_limits": {"win": "rolling", "hours": 5},
     "policy_rules": {"agent_id": BOT, "provider": "fresh.example"},
     "receipt_links": {"seq": 99, "kind": "reversal"},
+    "provider_scores": {"endpoint": "fresh"},
+    "receipt_ratings": {"id": NOBODY, "user_address": "fresh"},
     "receipt_signatures": {"seq": 2},
     "spend_limits": {"kind": "agent_provider_day", "subject": "fresh", "agent_id": BOT},
     "wallet_balances": {"id": NOBODY, "network": "fresh"},
@@ -249,6 +263,8 @@ CHECKS: dict[str, dict[str, Any] | str] = {
     "budget_counters_paid_calls_check": {"paid_calls": -1},
     "budget_counters_spent_micros_check": {"spent_micros": -1},
     "budget_counters_subject_check": {"kind": "provider_day", "subject": None, **NO_HOLD},
+    "cache_savings_answers_check": {"answers": 0},
+    "cache_savings_saved_check": {"saved_micros": -1},
     "certificate_rejections_times_check": {"times": 0},
     "chain_balances_amount_atomic_check": {"amount_atomic": -1},
     "chain_balances_slot_check": {"slot": -1},
@@ -297,6 +313,9 @@ CHECKS: dict[str, dict[str, Any] | str] = {
     "policy_rules_provider_check": {"provider": "API.example.com"},
     "policy_rules_rules_check": {"rules": [], "provider": "fresh.example"},
     "policy_shadow_single_check": {"single": False},
+    "provider_scores_endpoint_check": {"endpoint": "x" * 2101},
+    "provider_scores_last_error_check": {"endpoint": "fresh", "last_error": "x" * 501},
+    "provider_scores_provider_check": {"provider": ""},
     "query_logs_response_time_ms_check": {"response_time_ms": -1},
     "receipt_chains_head_check": {"head": "\\x00"},
     "receipt_chains_length_check": {"length": -1},
@@ -306,11 +325,13 @@ CHECKS: dict[str, dict[str, Any] | str] = {
     "receipt_links_previous_check": {"previous": "\\x00"},
     "receipt_links_seq_check": {"seq": 0},
     "receipt_links_sha256_check": {"canonical": "{}"},
+    "receipt_ratings_user_address_check": {"user_address": "x" * 129},
     "receipt_signatures_signature_check": {"signature": "\\x00"},
     "retry_attempts_attempt_number_check": {"attempt_number": 4},
     "retry_attempts_backoff_delay_check": {"backoff_delay": "-1 second"},
     "retry_attempts_check": {"api_request_id": None, "payment_id": None},
     "retry_attempts_kind_check": {"kind": "again"},
+    "retry_attempts_request_check": {"provider": "https://api.example.com:443"},
     "spend_limits_check": {"kind": "wallet_day", "agent_id": BOT},
     "spend_limits_check1": {"kind": "fleet_day", "agent_id": None, "subject": "x"},
     "spend_limits_kind_check": {"kind": "session", "agent_id": None},
@@ -332,6 +353,7 @@ CHECKS: dict[str, dict[str, Any] | str] = {
     "webhooks_sealed_check": {"sealed": "\\x00"},
     "webhooks_types_check": {"types": []},
     "x402_payment_logs_source_check": {"source": "hearsay"},
+    "x402_procurement_provider_stats_probe_check": {"probe_until": "2026-01-01"},
     "x402_procurement_provider_stats_quality_check": {"quality": 1.5},
     "x402_procurement_receipts_attempt_check": {"attempt": 0},
     "x402_trace_steps_outcome_check": {"outcome": "perhaps"},
@@ -362,6 +384,10 @@ _UNDELIVERED = (
     "INSERT INTO x402_procurement_receipts (payment_id, intent, provider_id, url, method, status, paid_amount_atomic, "
     f"response_hash, success) VALUES ('{CONFIRMED}', '', '', '', 'GET', 500, '30000', '', false);"
 )
+_REQUEST_RETRY = (
+    "INSERT INTO retry_attempts (agent_id, kind, attempt_number, backoff_delay, outcome, provider, method, endpoint) "
+    f"VALUES ('{BOT}', 'request', 1, '1 second', 'FAILURE', 'https://api.example.com:443', 'GET', 'https://api.example.com/');"
+)
 ANNOUNCED = ("agents", "agent_tokens", "agent_policies", "policy_book", "policy_shadow")
 BOOK = ("agent_policies", "policy_rules", "spend_limits")
 _CHANGED = "SELECT exists(SELECT 1 FROM policy_changes WHERE changed_at = now() AND version = policy_version() AND "
@@ -375,6 +401,15 @@ TRIGGERS: dict[str, list[tuple[str, str]]] = {
         (f"TRUNCATE {table} CASCADE", _FINAL),
         (f"UPDATE {table} SET {'recorded' if table == 'receipt_links' else 'created'}_at = now()", _FINAL),
     ] for table in _KEPT},
+    "retry_attempts.retry_attempts_keep_rows": [
+        ("DELETE FROM retry_attempts WHERE kind = 'connection'", _FINAL),
+        (_REQUEST_RETRY + "DELETE FROM retry_attempts WHERE kind = 'request'",
+         "SELECT NOT exists(SELECT 1 FROM retry_attempts WHERE kind = 'request')"),
+    ],
+    "agents.agents_forget_retries": [
+        (_REQUEST_RETRY + f"UPDATE agents SET is_active = false, erased_at = now() WHERE id = '{BOT}'",
+         "SELECT count(*) FILTER (WHERE kind = 'request') = 0 AND count(*) > 0 FROM retry_attempts"),
+    ],
     "policy_changes.policy_changes_keep": [
         ("DELETE FROM policy_changes", _FINAL),
         ("TRUNCATE policy_changes", _FINAL),
@@ -413,6 +448,30 @@ TRIGGERS: dict[str, list[tuple[str, str]]] = {
     "spend_limits.spend_limits_audit": [
         ("UPDATE spend_limits SET limit_micros = 5",
          _CHANGED + "part = 'spend_limits' AND layer LIKE 'ceiling %' AND (after ->> 'limit_micros') = '5')"),
+    ],
+    "agents.agents_ratings": [
+        (f"UPDATE agents SET is_active = false, erased_at = now() WHERE id = '{BOT}'",
+         f"SELECT NOT exists(SELECT 1 FROM receipt_ratings WHERE agent_id = '{BOT}')"),
+    ],
+    **{f"{table}.{table}_place": [
+        (f"UPDATE {table} SET is_positive = NOT is_positive, provider = 'mine', endpoint = 'mine', receipt_id = receipt_id",
+         f"SELECT every(receipt_id = '{CONFIRMED}' AND provider = 'https://api.example.com:443' AND created_at = now() "
+         f"AND endpoint = 'GET https://api.example.com/v1/quote') AND count(*) > 0 FROM {table}"),
+    ] for table in ("message_ratings", "receipt_ratings")},
+    **{f"{table}.{table}_note": [
+        (f"UPDATE provider_scores SET rated_at = NULL; {change} {table}{rest}",
+         "SELECT every(rated_at = now() AND updated_at = now()) AND count(*) = 2 FROM provider_scores"),
+        (f"UPDATE x402_procurement_provider_stats SET quality = 0; {change} {table}{rest}",
+         "SELECT every(quality BETWEEN 0.39 AND 0.61) AND count(*) > 0 FROM x402_procurement_provider_stats"),
+    ] for table in ("message_ratings", "receipt_ratings")
+      for change, rest in (("DELETE FROM", ""), ("UPDATE", " SET is_positive = false"))},
+    "losses.losses_step": [
+        (f"INSERT INTO losses (payment_id, agent_id, provider, micros) VALUES ('{CONFIRMED}', '{BOT}', '', 1)"
+         " ON CONFLICT DO NOTHING",
+         f"SELECT every(outcome = 'paid_failed') FROM x402_trace_steps WHERE payment_id = '{CONFIRMED}'"),
+        (f"INSERT INTO losses (payment_id, agent_id, provider, micros) VALUES ('{CONFIRMED}', '{BOT}', '', 1)"
+         f" ON CONFLICT DO NOTHING; DELETE FROM losses WHERE payment_id = '{CONFIRMED}'",
+         f"SELECT every(outcome = 'paid') FROM x402_trace_steps WHERE payment_id = '{CONFIRMED}'"),
     ],
     "agents.agents_policies": [
         (f"UPDATE agents SET is_active = false, erased_at = now() WHERE id = '{BOT}'",
@@ -477,6 +536,10 @@ TRIGGERS: dict[str, list[tuple[str, str]]] = {
     "payments.payments_loss": [
         (_UNDELIVERED + "UPDATE payments SET status = 'FAILED', release_reason = 'proved_dead' WHERE status = 'CONFIRMED'",
          f"SELECT NOT exists(SELECT 1 FROM losses WHERE payment_id = '{CONFIRMED}')"),
+    ],
+    "agents.agents_forget_savings": [
+        (f"UPDATE agents SET is_active = false, erased_at = now() WHERE id = '{BOT}'",
+         f"SELECT NOT exists(SELECT 1 FROM cache_savings WHERE agent_id = '{BOT}')"),
     ],
     "agents.agents_forget_deliveries": [
         (f"UPDATE agents SET is_active = false, erased_at = now() WHERE id = '{BOT}'",
@@ -551,6 +614,13 @@ TRIGGERS: dict[str, list[tuple[str, str]]] = {
     "wallet_balances.wallet_balances_audit": [
         ("UPDATE wallet_balances SET low_balance_event = true",
          _EVENT + "event_type = 'LOW_BALANCE' AND severity = 'WARNING')"),
+    ],
+    "x402_procurement_provider_stats.provider_stats_turn": [
+        ("UPDATE x402_procurement_provider_stats SET circuit_version = 7, circuit_successes = 1, "
+         "probe_owner = gen_random_uuid(), probe_until = now();"
+         "UPDATE x402_procurement_provider_stats SET circuit_open_until = now()",
+         "SELECT bool_and(circuit_version = 8 AND circuit_successes = 0 AND probe_owner IS NULL "
+         "AND probe_until IS NULL) FROM x402_procurement_provider_stats"),
     ],
     "x402_procurement_provider_stats.provider_stats_audit": [
         ("UPDATE x402_procurement_provider_stats SET circuit_open_until = now() + interval '1 hour'",

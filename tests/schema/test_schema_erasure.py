@@ -58,8 +58,9 @@ async def test_nothing_that_identifies_is_left(books: "Connection") -> None:
     row = await books.fetchrow("SELECT * FROM agents WHERE id = $1", BOT)
     assert (row["name"], row["is_active"], row["capture_chat"]) == (alias, False, False)
     assert row["session_token_hash"] is None
-    for table in ("agent_tokens", "chat_sessions", "chat_messages", "message_ratings"):
-        column = "true" if table in ("chat_messages", "message_ratings") else f"agent_id = '{BOT}'"
+    everything = ("chat_messages", "message_ratings", "receipt_ratings")
+    for table in ("agent_tokens", "chat_sessions", *everything):
+        column = "true" if table in everything else f"agent_id = '{BOT}'"
         assert await books.fetchval(f"SELECT count(*) FROM {table} WHERE {column}") == 0
     assert (
         await books.fetchval("SELECT sealed_key FROM agent_keys WHERE agent_id = $1", BOT) is None

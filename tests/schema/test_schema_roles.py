@@ -9,7 +9,7 @@ import pytest
 
 from proxy.ledger.roles import AUDITOR, READER, ROLES, WRITER
 from tests.schema.rights import COLUMNS, FUNCTIONS, OWN_ROWS, TABLES
-from tests.schema.rows import BOT, WALLET, u
+from tests.schema.rows import BOT, CONFIRMED, VERIFIED, WALLET, u
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -282,6 +282,40 @@ async def test_a_rating_is_ones_own_and_of_ones_own_message(books: "Connection")
     await back.rollback()
     await books.execute("RESET ROLE")
     assert await books.fetchval("SELECT count(*) FROM message_ratings") == 2
+
+
+async def test_a_rating_of_a_receipt_is_ones_own_and_of_what_one_was_given(
+    books: "Connection",
+) -> None:
+    """What one's wallet paid, or one's chat was given: m83, of the chat of WALLET, was paid for."""
+    await books.execute("DELETE FROM receipt_ratings")
+    rate = "INSERT INTO receipt_ratings (receipt_id, user_address, is_positive) VALUES ('{}', '{}', true)"
+    await as_reader(books, STRANGER)
+    for receipt, who in ((CONFIRMED, STRANGER), (CONFIRMED, WALLET), (VERIFIED, STRANGER)):
+        back = books.transaction()
+        await back.start()
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await books.execute(rate.format(receipt, who))
+        await back.rollback()
+    await as_reader(books, WALLET)
+    for receipt in (CONFIRMED, VERIFIED):  # given to its chat; paid by its wallet
+        await books.execute(rate.format(receipt, WALLET))
+    back = books.transaction()
+    await back.start()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        await books.execute(f"UPDATE receipt_ratings SET user_address = '{STRANGER}'")
+    await back.rollback()
+    await as_reader(books, STRANGER)
+    assert await books.fetch("SELECT * FROM receipt_ratings") == []
+    assert await books.execute("DELETE FROM receipt_ratings") == "DELETE 0"
+    # He was given it in a chat of his own: by its message, he may say something of it.
+    await books.execute("RESET ROLE")
+    await books.execute(
+        f"UPDATE chat_messages SET payment_id = '{CONFIRMED}' WHERE message_id = 'm302'"
+    )
+    await as_reader(books, STRANGER)
+    await books.execute(rate.format(CONFIRMED, STRANGER))
+    assert len(await books.fetch("SELECT * FROM receipt_ratings")) == 1
 
 
 async def test_every_table_has_row_security(books: "Connection") -> None:

@@ -162,7 +162,12 @@ async def test_references(books: "Connection", table: str) -> None:
                     await books.execute(delete)
 
 
-WRONG = {"trace_id": "nothing", "error_class": "nothing", "seq": 99}  # the others are uuids
+WRONG = {
+    "trace_id": "nothing",
+    "error_class": "nothing",
+    "cause": "nothing",
+    "seq": 99,
+}  # the others are uuids
 KEY_OF = {
     "agents": "id", "api_requests": "id", "payments": "id", "chat_sessions": "id",
     "error_classifications": "code", "x402_traces": "agent_id+trace_id",
@@ -230,7 +235,7 @@ async def test_triggers_announce(dsn: str) -> None:
         for table in ANNOUNCED:
             heard.clear()
             await changer.execute(f"DELETE FROM {table} WHERE false")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not heard:
                     await listener.execute("SELECT pg_sleep(0.01)")
     finally:

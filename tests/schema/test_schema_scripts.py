@@ -102,10 +102,10 @@ async def test_demo_data_is_there_once(owner: "Connection") -> None:
 async def test_demo_data_fills_the_tables(owner: "Connection") -> None:
     await plant_demo(owner)
     empty = {
-        "abandoned_reservations", "agent_keys", "agent_tokens", "api_keys", "approvals", "certificate_rejections",
+        "abandoned_reservations", "agent_keys", "agent_tokens", "api_keys", "approvals", "cache_savings", "certificate_rejections",
         "event_servers", "policy_limits", "policy_rules", "webhook_deliveries", "webhooks",
         "chain_balances", "chain_doubts", "chain_rounds", "chain_seen", "kept_answers", "loss_counters", "losses", "maintenance_tasks", "pay_to_pins",
-        "receipt_keys", "receipt_signatures", "spend_limits",
+        "receipt_keys", "receipt_ratings", "receipt_signatures", "spend_limits",
     }  # fmt: skip
     assert {table for table, found in (await contents(owner)).items() if not found} == empty
     assert {

@@ -155,6 +155,8 @@ def test_sizes(file: Path, written: str, size: int) -> None:
         ('[timeouts]\nidle = "long"', 'timeouts.idle = "long" must be a number'),
         ("[timeouts]\nidle = true", "timeouts.idle = true must be a number"),
         ("[timeouts]\nidle = inf", "must be a number"),
+        ("[score]\nsuccess = 0.5", "and price that add up to 1.15: they must add up to 1"),
+        ("[score]\nquality = 1.2", 'score.quality = "1.2" must be at most 1'),
         ('[policy]\ndaily = "-1"', 'policy.daily = "-1" must be an amount in USD'),
         ("[policy]\ndaily = 0.0000001", "must be an amount in USD with at most 6 decimals"),
         ("[policy]\ndaily = true", "policy.daily = true must be an amount in USD"),
@@ -243,7 +245,7 @@ def test_the_default_file_changes_nothing_and_explains_every_setting(file: Path)
     uncommented = re.sub(r"^#(?=[a-z_]+ = |\[)", "", default_toml(), flags=re.M)
     examples = (
         r"^(data_dir|path|ca_file|key_file) = .*\n|^\[networks.mainnet\]\n.*\n"
-        r"|^\[(providers|wallets)[^[]*"
+        r"|^\[\[?(providers|wallets|intents).*\n((?!\[).*\n)*"
     )
     assert load(file, re.sub(examples, "", uncommented, flags=re.M)) == load(file, "")
 
@@ -252,7 +254,8 @@ def test_the_default_file_changes_nothing_and_explains_every_setting(file: Path)
     for section, field in Settings.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            assert set(explained[section]) == set(kind.model_fields), section
+            names = {one.alias or name for name, one in kind.model_fields.items()}
+            assert set(explained[section]) == names, section
 
 
 def test_second_opinions_come_from_other_hosts(file: Path) -> None:
@@ -266,3 +269,59 @@ def test_second_opinions_come_from_other_hosts(file: Path) -> None:
     for urls in (["https://A.example/OTHER"], ["https://b.example", "https://b.example/2"]):
         with pytest.raises(SettingsError, match="another host"):
             load(file, text(*urls))
+
+
+def test_what_is_expected_of_a_provider_is_checked_when_it_is_read(
+    file: Path, tmp_path: Path
+) -> None:
+    schema = tmp_path / "weather.json"
+    schema.write_text('{"required": ["price"]}')
+
+    def expecting(*lines: str) -> Settings:
+        table = '[providers.weather]\nupstream = "https://a.example"\n[providers.weather.expect]\n'
+        return load(file, table + "\n".join(lines))
+
+    for inline in (f'schema = "{schema}"', 'schema = \'{"required": ["price"]}\''):
+        expected = expecting('content_type = "text/*"', inline, 'max_bytes = "2KiB"')
+        schema_held = expected.providers["weather"].expect.expectation
+        assert schema_held is not None and schema_held.schema is not None
+        assert (schema_held.content_type, schema_held.max_bytes) == ("text/*", 2048)
+        assert not schema_held.schema.is_valid({}) and schema_held.schema.is_valid({"price": 1})
+    assert expecting('max_bytes = "2KiB"').providers["weather"].expect.expectation is None
+    for wrong, why in (
+        ('schema = \'{"type": "objekt"}\'', "expect.schema = .* is no JSON Schema: at /type: "),
+        ('schema = "nowhere.json"', "expect.schema = .* must be a JSON Schema, or a readable file"),
+        ('content_type = "json"', "expect.content_type = .* must be like"),
+        ('fields = ["a..b"]', "expect.fields = .* must be a list of dotted paths"),
+        ("min_bytes = -1", "expect.min_bytes = -1 must be"),
+        ("max_seconds = 0", "expect.max_seconds = 0 must be more than 0"),
+        ("min_bytes = 20\nmax_bytes = 10", "has a min_bytes above its max_bytes"),
+        ("shema = 1", "did you mean providers.weather.expect.schema"),
+    ):
+        with pytest.raises(SettingsError, match=why) as error:
+            expecting(wrong)
+        assert "\n" not in str(error.value)
+
+
+def test_an_intent_is_checked_when_it_is_read(file: Path) -> None:
+    def wanting(*lines: str) -> Settings:
+        return load(file, "\n".join(("[intents.quote]", *lines)))
+
+    text = re.search(r"^#\[intents\.quote\]\n(#.*\n)+", default_toml(), re.M)
+    assert text is not None
+    quote = load(file, re.sub("^#", "", text[0], flags=re.M)).intents["quote"].named("quote")
+    assert [one.origin.host for one in quote.candidates] == ["one.example", "two.example"]
+    assert (quote.total, quote.candidates[0].max_price) == (100_000, 10_000)
+    assert quote.candidates[0].expect is None and quote.candidates[1].expect is not None
+    url = "https://a.example/"
+    for wrong, why in (
+        ("candidates = []", "candidates: there must be 1 to 50"),
+        ('candidates = [{ url = "ftp://a.example/" }]', "candidates.1.url: must be an http"),
+        (f'candidates = [{{ url = "{url}", headers = {{ Host = "secret" }} }}]', "'Host' cannot"),
+        (f'candidates = [{{ url = "{url}" }}]\npolicy = {{ daily = "1" }}', "policy.daily: an int"),
+        (f'candidates = [{{ url = "{url}" }}]\nmax_attempts = 11', "max_attempts: must be 1 to 10"),
+        (f'candidates = [{{ url = "{url}", prize = 1 }}]', "prize is not a setting"),
+    ):
+        with pytest.raises(SettingsError, match=why) as error:
+            wanting(wrong)
+        assert "secret" not in str(error.value) and "\n" not in str(error.value)

@@ -9,6 +9,7 @@ from uuid import UUID
 from proxy.ledger import LedgerUnavailable
 from proxy.ledger.errors import LedgerError
 from tests.model.memory import Memory
+from tests.peers.asked import Asked
 from tests.simulator.faults import DB_TIMEOUT, Faults
 from tests.simulator.loop import LIFE
 
@@ -25,7 +26,7 @@ class Here:
         return str(self.name())
 
 
-class SimDatabase:
+class SimDatabase(Asked):
     """A `Database` that loses requests and answers, is away, or is late: a statement may still
     happen after its caller was told that nobody knows. What is on its way outlives its sender."""
 
@@ -80,14 +81,3 @@ class SimDatabase:
                 there = faults.random.uniform(DB_TIMEOUT, 3 * DB_TIMEOUT)
             later(there, happen, kind == "ok")
         return await answer
-
-    async def fetchrow(self, sql: str, *args: object) -> Any:
-        return next(iter(await self.fetch(sql, *args)), None)
-
-    async def fetchval(self, sql: str, *args: object) -> Any:
-        row = await self.fetchrow(sql, *args)
-        return None if row is None else next(iter(row.values()))
-
-    async def execute(self, sql: str, *args: object) -> str:
-        await self.fetch(sql, *args)
-        return "OK"

@@ -96,10 +96,10 @@ def forgets_what_is_unwritten() -> AbstractContextManager[Any]:
 def takes_everybody_for_another() -> AbstractContextManager[Any]:
     """An equal payment of another process is always somebody else's: nobody is asked."""
 
-    async def vouched(_self: Any, senders: Mapping[Any, Any]) -> set[Any]:
-        return set(senders)
+    async def words(_self: Any, senders: Mapping[Any, Any]) -> dict[Any, str]:
+        return dict.fromkeys(senders, "waits")
 
-    return patch.object(World, "vouched", vouched)
+    return patch.object(World, "words", words)
 
 
 MUTANTS = {

@@ -30,6 +30,8 @@ EMPTY = sha256(b"").digest()
 class NoTicket:
     """There is no breaker here: it holds no money."""
 
+    def about(self, *_: object) -> None: ...
+    def costs(self, *_: object) -> None: ...
     def success(self, **_: object) -> None: ...
     def failure(self, *_: object, **__: object) -> None: ...
     def neutral(self) -> None: ...
@@ -173,6 +175,7 @@ class SimPurchase:
     raw_headers: tuple[tuple[bytes, bytes], ...] = ()
     tool = None
     mount = None
+    errand = None
     replayable = True
     method = "GET"
 

@@ -262,18 +262,18 @@ class World:
 
     # As the other processes on the same database.
 
-    async def vouched(self, senders: Mapping[UUID, UUID]) -> set[UUID]:
+    async def words(self, senders: Mapping[UUID, UUID]) -> dict[UUID, str]:
         """A question and an answer, either of which may be lost."""
-        vouched = set()
+        words: dict[UUID, str] = {}
         for payment_id, sender in senders.items():
             await asyncio.sleep(self.faults.database_latency())
             (asked,) = (each for each in self.processes if each.instance == sender)
             heard = asked.life.alive and self.faults.statement(asked.life) == "ok"
-            if heard and asked.awaited.vouches(payment_id):
-                vouched.add(payment_id)
+            if heard and (word := asked.awaited.word(payment_id)):
+                words[payment_id] = word
         await asyncio.sleep(self.faults.database_latency())
-        self.trace.tell(LIFE.get(), "asked for", len(senders), "of them waited for", len(vouched))
-        return vouched
+        self.trace.tell(LIFE.get(), "asked for", len(senders), "of them known of", len(words))
+        return words
 
     # As the exchange's directory and providers.
 
@@ -282,9 +282,9 @@ class World:
 
     def shadow_at(self, _agent: Agent, _place: object) -> None: ...
 
-    def quoted(self, _provider: str, _price: int) -> None: ...
+    def quoted(self, *_: object) -> None: ...
 
-    def score(self, _provider: str) -> float:
+    def score(self, *_: object) -> float:
         return 0.5
 
     def _here(self) -> UUID:

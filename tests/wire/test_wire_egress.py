@@ -303,8 +303,9 @@ async def test_a_name_that_is_bound_anew_between_the_402_and_the_payment(
 
         async def answering(purchase: Purchase, challenge: PaymentRequired) -> Reply:
             rig.plane.dialer._addresses.clear()
-            with pytest.raises(NotSent, match="private"):
+            with pytest.raises(NotSent, match="private") as not_sent:
                 await purchase.attempt(PAYMENT)
+            assert not not_sent.value.theirs
             return Problem(502, "not_sent", "told")
 
         rig.gate.ann.leave = NOWHERE

@@ -1,5 +1,6 @@
 """Who may ask, whom the request goes to, and which of its lines arrive there."""
 
+import asyncio
 import json
 from base64 import b64encode
 
@@ -197,6 +198,35 @@ async def test_a_provider_whose_breaker_is_open_is_not_asked(rig: Rig) -> None:
     rig.gate.closed = Problem(503, "provider_down", "Later.", {}, ((b"Retry-After", b"30"),))
     answer = await rig.ask(method=b"POST", body=b"abc")
     assert (answer.status, answer.one(b"retry-after")) == (503, b"30")
+    assert not rig.provider.connections
+
+
+async def test_leave_to_try_a_provider_again_may_have_to_be_waited_for(rig: Rig) -> None:
+    rig.gate.probe = asyncio.Event()
+    asking = asyncio.create_task(rig.ask(b"/p", method=b"POST", body=b"abc"))
+    await asyncio.sleep(0.05)
+    assert not rig.provider.connections
+    rig.gate.probe.set()
+    assert (await asking).status == 200
+    assert rig.gate.tickets[0].said == ["success 200"]
+
+    rig.gate.closed = Problem(503, "provider_down", "Later.")
+    assert (await rig.ask(method=b"POST", body=b"abc")).status == 503
+    assert len(rig.provider.requests) == 1
+
+
+async def test_who_hangs_up_while_leave_is_waited_for_gives_it_back(rig: Rig) -> None:
+    rig.gate.probe = asyncio.Event()
+    client = await rig.client()
+    await client.send(rig.request())
+    await asyncio.sleep(0.05)
+    client.reset()
+    await asyncio.sleep(0.05)
+    rig.gate.probe.set()
+    async with asyncio.timeout(10):
+        while not rig.gate.tickets or not rig.gate.tickets[0].said:
+            await asyncio.sleep(0.01)
+    assert rig.gate.tickets[0].said == ["neutral"]
     assert not rig.provider.connections
 
 

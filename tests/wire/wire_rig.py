@@ -7,7 +7,7 @@ import functools
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin
 from proxy.wire.plane import DataPlane
 from proxy.wire.problem import Problem
+from proxy.wire.retrying import RetryRules
 from proxy.wire.routes import ForwardRouter, MountRouter
 from proxy.wire.tap import Tap
 
@@ -252,11 +253,14 @@ class Ticket:
 
     said: list[str] = field(default_factory=list)
 
+    def about(self, endpoint: str) -> None: ...
+    def costs(self, micros: int) -> None: ...
+
     def success(self, *, latency_ms: float, status: int) -> None:
         assert latency_ms >= 0
         self.said.append(f"success {status}")
 
-    def failure(self, error: str, *, status: int | None = None) -> None:
+    def failure(self, error: str, *, status: int | None = None, paid: bool = False) -> None:
         self.said.append(f"failure {status or error}")
 
     def neutral(self) -> None:
@@ -273,12 +277,16 @@ class Gate:
     ann: Ann = field(default_factory=Ann)
     tickets: list[Ticket] = field(default_factory=list)
     closed: Problem | None = None
+    probe: asyncio.Event | None = None
+    """Leave must be waited for until this is set."""
     answering: Answering | None = None
     purchases: list[Purchase] = field(default_factory=list)
     challenges: list[PaymentRequired] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     refused: list[TurnedAway] = field(default_factory=list)
     retries: list[RetryNote] = field(default_factory=list)
+    withheld: int = 0
+    tripped: bool = False
     rejections: list[tuple[str, str]] = field(default_factory=list)
     tapping: Callable[[str, bytes], Tap | None] = lambda method, target: None
 
@@ -291,11 +299,18 @@ class Gate:
     def holder(self, token: str) -> Callable[[], Ann | None]:
         return lambda: self.by_token(token)
 
-    def admit(self, origin: Origin) -> Ticket:
+    def admit(self, origin: Origin) -> Ticket | Awaitable[Ticket]:
+        return self._admit() if self.probe is None else self._ask_to_try(self.probe)
+
+    def _admit(self) -> Ticket:
         if self.closed is not None:
             raise self.closed
         self.tickets.append(Ticket())
         return self.tickets[-1]
+
+    async def _ask_to_try(self, asking: asyncio.Event) -> Ticket:
+        await asking.wait()
+        return self._admit()
 
     def leave(self, agent: Agent) -> Leave:
         assert isinstance(agent, Ann)
@@ -312,8 +327,14 @@ class Gate:
     ) -> Tap | None:
         return self.tapping(method, target)
 
-    def retried(self, purchase: Purchase, note: RetryNote) -> None:
+    def breaker_closed(self, origin: Origin) -> bool:
+        return not self.tripped
+
+    def retried(self, note: RetryNote) -> None:
         self.retries.append(note)
+
+    def retry_withheld(self, origin: Origin) -> None:
+        self.withheld += 1
 
     async def standing(
         self, agent: Agent, session: str | None, trace: str | None
@@ -517,6 +538,7 @@ async def rig(
     base: str = "",
     resolver: Resolver | None = None,
     chain: Chain | None = None,
+    retries: RetryRules | None = None,
 ) -> AsyncIterator[Rig]:
     """A data plane in front of one provider, which is also mounted at /shop. Whatever a test does,
     nothing may be left behind, and nothing may have gone wrong unseen."""
@@ -529,9 +551,14 @@ async def rig(
         with pytest.MonkeyPatch.context() as patch:
             if ca_file is None:  # 20 ms a test
                 patch.setattr(ssl, "create_default_context", system_roots)
-            given = limits or Limits()
-            quick = replace(given, retry_backoff=min(given.retry_backoff, 0.01))
-            plane = DataPlane(gate, quick, ca_file=ca_file, resolver=resolver, chain=chain)
+            plane = DataPlane(
+                gate,
+                limits or Limits(),
+                ca_file=ca_file,
+                resolver=resolver,
+                chain=chain,
+                retries=retries or RetryRules(backoff=0.01),
+            )
         it = Rig(plane, gate, shop)
         _, it.forward = await plane.listen("127.0.0.1", 0, ForwardRouter(gate))
         upstreams = {"shop": shop.url.decode() + base}

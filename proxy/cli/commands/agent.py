@@ -15,11 +15,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from policies import Policy, PolicyError, format_usd, parse_usd
+from policies import Policy, format_usd
+from proxy.cli.actions import Actions, for_machines
 from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError
 from proxy.cli.handout import handout, mount_url, proxy_url
-from proxy.cli.questions import life
+from proxy.cli.questions import life, usd
 from proxy.cli.render import dollars, moment, say, table
 from proxy.ledger import agents
 from proxy.ledger.agents import AgentInfo, NewAgent
@@ -36,20 +37,11 @@ _LONGEST_GRACE = 30 * 86_400
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    action = Actions[Action](parser).add
     name = argparse.ArgumentParser(add_help=False)
     name.add_argument("name", metavar="NAME")
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--json", action="store_true", help="for machines")
+    machine = for_machines()
     policy = _policy_arguments()
-
-    def action(
-        word: str, what: str, act: Action, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
-        one = actions.add_parser(word, help=what, description=what, parents=parents)
-        one.set_defaults(act=act)
-        return one
-
     capture = argparse.ArgumentParser(add_help=False)
     capture.add_argument(
         "--capture-chat",
@@ -246,7 +238,7 @@ def _policy_arguments() -> argparse.ArgumentParser:
         ("--session", "session_limit", "the most per session (the Autopay-Session header)"),
         ("--trace", "trace_limit", "the most per trace (Autopay-Trace, or W3C traceparent)"),
     ):
-        parser.add_argument(option, dest=field, type=_usd, metavar="USD", help=what)
+        parser.add_argument(option, dest=field, type=usd, metavar="USD", help=what)
     for option, field, metavar, what in (
         ("--allow-endpoint", "allowed_endpoints", "PATTERN", "pay only for this"),
         ("--allow-pay-to", "allowed_pay_to", "ADDRESS", "pay only this seller"),
@@ -259,13 +251,6 @@ def _policy_arguments() -> argparse.ArgumentParser:
             option, dest=field, action="append", metavar=metavar, help=f"{what}; may be repeated"
         )
     return parser
-
-
-def _usd(text: str) -> int:
-    try:
-        return parse_usd(text)
-    except PolicyError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _grace(text: str) -> timedelta:

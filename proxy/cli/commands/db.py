@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import asyncpg
 
+from proxy.cli.actions import Actions
 from proxy.cli.errors import CommandError
 from proxy.cli.questions import positive
 from proxy.cli.render import moment, note, say, table
@@ -37,13 +38,8 @@ Action = Callable[[argparse.Namespace, Settings, Server], Coroutine[Any, Any, in
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
-
-    def action(word: str, what: str, act: Action, *, new: bool = False) -> argparse.ArgumentParser:
-        one = actions.add_parser(word, help=what, description=what)
-        one.set_defaults(act=act, new=new)
-        return one
-
+    parser.set_defaults(new=False)
+    action = Actions[Action](parser).add
     bring = action("migrate", "bring the schema up to date", _migrate, new=True)
     bring.add_argument(
         "--owner-url",

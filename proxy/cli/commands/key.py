@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy.admin import Keys, Role
+from proxy.cli.actions import Actions, for_machines
 from proxy.cli.books import existing_store
 from proxy.cli.questions import life
 from proxy.cli.render import json_line, moment, say, table
@@ -23,18 +24,10 @@ _BY = "autopay key"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    action = Actions[Action](parser).add
     name = argparse.ArgumentParser(add_help=False)
     name.add_argument("name", metavar="NAME")
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--json", action="store_true", help="for machines")
-
-    def action(
-        word: str, what: str, act: Action, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
-        one = actions.add_parser(word, help=what, description=what, parents=parents)
-        one.set_defaults(act=act)
-        return one
+    machine = for_machines()
 
     create = action("create", "make a key; prints it once", _create, name, machine)
     create.add_argument(

@@ -16,10 +16,11 @@ import asyncio
 import json
 from typing import Any
 
-from policies import PolicyError, format_usd, parse_usd
+from policies import format_usd
 from proxy.cli.books import existing_store, open_books
 from proxy.cli.errors import CommandError
 from proxy.cli.origins import origin_key
+from proxy.cli.questions import usd
 from proxy.cli.render import dollars, moment, say, table
 from proxy.ledger import ceilings
 from proxy.ledger.ceilings import ALL, Ceiling, Kind
@@ -40,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--wallet", metavar="ADDRESS", help="its address, or * for each by itself")
     what.add_argument("--agent", metavar="NAME", help="with --provider: only what this agent pays")
     set_ = actions.add_parser("set", parents=[what], help="set or change one")
-    set_.add_argument("limit", type=_usd, metavar="USD")
+    set_.add_argument("limit", type=usd, metavar="USD")
     set_.set_defaults(act=_set)
     clear = actions.add_parser("clear", parents=[what], help="take one away")
     clear.set_defaults(act=_clear)
@@ -126,10 +127,3 @@ def _record(one: Ceiling) -> dict[str, Any]:
         "updated_by": one.updated_by,
         "updated_at": one.updated_at.isoformat(),
     }
-
-
-def _usd(text: str) -> int:
-    try:
-        return parse_usd(text)
-    except PolicyError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -20,19 +20,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-from policies import PolicyError, parse_usd
 from proxy.cli import policy_asking, policy_changing, policy_looking
+from proxy.cli.actions import Actions, for_machines
 from proxy.cli.policy_files import add_files
-from proxy.cli.questions import ago, positive
+from proxy.cli.questions import ago, positive, usd
 from proxy.settings import Settings
 
 Action = Callable[[argparse.Namespace, Settings], Awaitable[int]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--json", action="store_true", help="for machines")
+    action = Actions[Action](parser).add
+    machine = for_machines()
     note = argparse.ArgumentParser(add_help=False)
     note.add_argument("--note", default="", metavar="TEXT", help="why, for the history")
     prune = argparse.ArgumentParser(add_help=False)
@@ -43,13 +42,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     expect.add_argument(
         "--expect", type=int, metavar="VERSION", help="only if this is the version that holds"
     )
-
-    def action(
-        word: str, what: str, act: Action, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
-        one = actions.add_parser(word, help=what, description=what, parents=parents)
-        one.set_defaults(act=act)
-        return one
 
     apply = action("apply", "make files hold", policy_changing.apply, prune, note, expect, machine)
     add_files(apply)
@@ -111,7 +103,7 @@ def _asking(
     explain = action("explain", "every rule in order", policy_asking.explain, machine)
     explain.add_argument("--agent", required=True, metavar="NAME")
     explain.add_argument("--url", required=True, metavar="URL")
-    explain.add_argument("--price", required=True, type=_usd, metavar="USD")
+    explain.add_argument("--price", required=True, type=usd, metavar="USD")
     for option, default, metavar, what in (
         ("--method", "GET", "METHOD", "default: GET"),
         ("--pay-to", "", "ADDRESS", "the receiver"),
@@ -137,13 +129,6 @@ def _asking(
         "--since", type=ago, default=timedelta(days=7), metavar="TIME", help="7d, 24h (default: 7d)"
     )
     simulate.add_argument("--agent", metavar="NAME", help="only this agent's decisions")
-
-
-def _usd(text: str) -> int:
-    try:
-        return parse_usd(text)
-    except PolicyError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _moment(text: str) -> datetime:

@@ -52,7 +52,7 @@ async def _receipts(options: argparse.Namespace) -> None:
     elif found:
         headings = (
             "TIME (UTC)", "AGENT", "METHOD", "ENDPOINT", ">PAID", "TOKEN", ">STATUS", ">MS",
-            "TRANSACTION",
+            "DELIVERED", "TRANSACTION",
         )  # fmt: skip
         say(table(headings, [_receipt_row(receipt) for receipt in found]))
     else:
@@ -81,9 +81,19 @@ def _receipt_row(receipt: Receipt) -> list[str]:
         dollars(receipt.price),
         receipt.symbol,
         str(receipt.http_status or ""),
-        str(receipt.latency_ms),
+        str(receipt.latency_ms if receipt.total_ms is None else receipt.total_ms),
+        _delivered(receipt),
         shortened(receipt.transaction, 17, tail=8) or "(none named)",
     ]
+
+
+def _delivered(receipt: Receipt) -> str:
+    """Whether what came is what was paid for."""
+    if receipt.paid_failed:
+        return f"paid_failed: {shortened(receipt.fault or 'no answer came', 50)}"
+    if receipt.response_hash is None:
+        return ""
+    return "yes, unread" if receipt.unread else "yes"
 
 
 def _open_row(payment: OpenPayment) -> list[str]:

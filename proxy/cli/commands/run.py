@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from policies import PolicyError, parse_usd
 from proxy.cli.books import existing_store
 from proxy.cli.handout import reachable
+from proxy.cli.questions import usd
 from proxy.cli.render import note
 from proxy.launch import lender, trust
 from proxy.launch.child import NOT_EXECUTABLE, NOT_FOUND, Child, Interrupted
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         metavar="USD",
-        type=_usd,
+        type=usd,
         help="the most that the session may spend, besides what the agent's policy says",
     )
     parser.add_argument(
@@ -138,13 +138,6 @@ async def _status_of(child: Child, words: Sequence[str], env: dict[str, str]) ->
     except OSError as error:
         note(f"autopay: {words[0]}: {error.strerror}")
         return NOT_EXECUTABLE
-
-
-def _usd(text: str) -> int:
-    try:
-        return parse_usd(text)
-    except PolicyError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _session(text: str) -> str:

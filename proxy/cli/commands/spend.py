@@ -1,5 +1,5 @@
 """Where the money went, by provider, by agent or by day. Days are UTC; a payment counts on the day
-on which it was reserved."""
+on which it was reserved. SAVED: what answers from the cache would have cost."""
 
 import argparse
 import asyncio
@@ -45,17 +45,20 @@ async def _run(options: argparse.Namespace) -> None:
             say(json_line(one, money=one.MONEY))
     elif found:
         days = ("DAY",) if options.daily and options.by != "day" else ()
-        headings = (*days, options.by.upper(), ">PAID", ">HELD", ">PAYMENTS")
-        say(table(headings, [_row(one, dated=bool(days)) for one in found]))
+        cached = any(one.saved for one in found)
+        saved = (">SAVED",) if cached else ()
+        headings = (*days, options.by.upper(), ">PAID", ">HELD", ">PAYMENTS", *saved)
+        say(table(headings, [_row(one, dated=bool(days), cached=cached) for one in found]))
     else:
         say("Nothing was spent.")
 
 
-def _row(one: Spend, *, dated: bool) -> list[str]:
+def _row(one: Spend, *, dated: bool, cached: bool) -> list[str]:
     return [
         *([str(one.day)] if dated else []),
         one.name,
         dollars(one.spent),
         dollars(one.held),
         str(one.paid_calls),
+        *([dollars(one.saved)] if cached else []),
     ]

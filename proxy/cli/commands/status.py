@@ -4,6 +4,7 @@ wallets; 1 if not."""
 import argparse
 import asyncio
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError, lines_for
 from proxy.cli.handout import reachable
 from proxy.cli.render import dollars, moment, say, table
-from proxy.ledger import LedgerError, history, seals
+from proxy.ledger import LedgerError, circuits, history, seals
+from proxy.ledger.circuits import Circuit
 from proxy.ledger.history import OpenPayment, Rejection, Today
 from proxy.ledger.seals import Unaccepted
 from proxy.ledger.wallets import Held, held
@@ -51,6 +53,7 @@ class Books:
     rejections: list[Rejection] = field(default_factory=list)
     unaccepted: tuple[Unaccepted, ...] = ()
     held: list[Held] = field(default_factory=list)
+    breakers: list[Circuit] = field(default_factory=list)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +129,7 @@ async def _database(settings: Settings, books: Books) -> list[Finding]:
             books.in_doubt = await history.in_doubt(database, limit=MOST_IN_DOUBT)
             books.rejections = await history.rejections(database)
             books.held = await held(database, [one.address for one in _keys(settings).values()])
+            books.breakers = await circuits.read(database)
             tokens = await _tokens(store, books)
             proofs = await standing(database)
     except (CommandError, LedgerError, PathError, PostgresError, VaultError) as error:
@@ -169,8 +173,10 @@ def _show(
         say(f"{finding.what:<9} {finding.words}")
     if books.today:
         say(f"\nToday ({books.today[0].day}, UTC):")
+        cached = any(today.saved for today in books.today)
         headings = ("AGENT", "STATE", ">SPENT", ">HELD", ">LEFT", ">DAILY LIMIT", ">PAID CALLS")
-        say(table(headings, [_today_row(today) for today in books.today]))
+        rows = [_today_row(today, cached=cached) for today in books.today]
+        say(table((*headings, *((">SAVED",) if cached else ())), rows))
     if settings.wallets and books.held:
         names = {wallet.address: name for name, wallet in _keys(settings).items()}
         say("\nIn the wallets, as the running proxy saw it last:")
@@ -189,6 +195,10 @@ def _show(
         held = dollars(sum(payment.price for payment in books.in_doubt))
         say(f"\nPayments in doubt: {len(books.in_doubt)}, which hold {held};")
         say("see: autopay receipts --in-doubt")
+    if books.breakers:
+        say("\nProviders that are left alone, since they failed (503 breaker_open):")
+        rows = [[one.id, one.state, _retry(one), one.last_error] for one in books.breakers]
+        say(table(("PROVIDER", "STATE", "TRIED AGAIN", "WHY"), rows))
     if books.rejections:
         say("\nHosts that are tunnelled and not paid, since a program rejected autopay's CA:")
         rows = [
@@ -198,7 +208,7 @@ def _show(
         say("see: autopay ca install-hint")
 
 
-def _today_row(today: Today) -> list[str]:
+def _today_row(today: Today, *, cached: bool) -> list[str]:
     return [
         today.agent,
         "frozen" if today.frozen else "active",
@@ -207,7 +217,14 @@ def _today_row(today: Today) -> list[str]:
         dollars(today.remaining),
         dollars(today.limit),
         str(today.paid_calls),
+        *([dollars(today.saved)] if cached else []),
     ]
+
+
+def _retry(breaker: Circuit) -> str:
+    if (breaker.open_for or 0) > 0:
+        return f"in {math.ceil(breaker.open_for or 0)} s"
+    return "now" if breaker.probing else "by the next call"
 
 
 def _held_row(name: str, held: Held) -> list[str]:
@@ -263,6 +280,7 @@ def _as_record(
                 "remaining_usd": format_usd(today.remaining),
                 "limit_usd": format_usd(today.limit),
                 "paid_calls": today.paid_calls,
+                "saved_usd": format_usd(today.saved),
             }
             for today in books.today
         ],
@@ -272,6 +290,16 @@ def _as_record(
         },
         "unaccepted_tokens": [
             {"agent": one.agent, "tokens": one.tokens, "why": one.why} for one in books.unaccepted
+        ],
+        "breakers": [
+            {
+                "provider": one.id,
+                "state": one.state,
+                "last_error": one.last_error,
+                "retry_after_seconds": max(0, math.ceil(one.open_for or 0)),
+                "probing": one.probing,
+            }
+            for one in books.breakers
         ],
         "certificate_rejections": [
             {

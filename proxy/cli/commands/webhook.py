@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from proxy.cli.actions import Actions, for_machines
 from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError
 from proxy.cli.questions import positive
@@ -32,18 +33,10 @@ _BY = "autopay webhook"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    action = Actions[Action](parser).add
     which = argparse.ArgumentParser(add_help=False)
     which.add_argument("id", metavar="ID", help="of autopay webhook list; its beginning will do")
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--json", action="store_true", help="for machines")
-
-    def action(
-        word: str, what: str, act: Action, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
-        one = actions.add_parser(word, help=what, description=what, parents=parents)
-        one.set_defaults(act=act)
-        return one
+    machine = for_machines()
 
     add = action("add", "send messages to a URL; prints its secret once", _add, machine)
     add.add_argument("url", metavar="URL")

@@ -4,7 +4,7 @@ Read from the budgets' counters, which every move of money keeps exact: one row 
 however many payments there were. A payment counts on the day of its reservation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import ClassVar, Literal
 
@@ -30,17 +30,28 @@ ORDER BY 2 DESC, sum(c.spent_micros) DESC, 1 LIMIT $1
 """
 
 
+_SAVED_NAMES: dict[By, str] = {"provider": "s.provider", "agent": "a.name", "day": "s.day::text"}
+_SAVED = """
+SELECT {name} AS name, {day} AS day, sum(s.saved_micros)::bigint AS saved
+FROM cache_savings s JOIN agents a ON a.id = s.agent_id
+WHERE {where}
+GROUP BY 1, 2 ORDER BY 2 DESC, 3 DESC, 1 LIMIT $1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Spend:
     """What a provider (scheme://host:port), an agent or a day took; `held` is not paid yet, or its
-    fate is not known. `day` is None for the sum of all days."""
+    fate is not known; `saved` is what cached answers would have cost. `day` is None for the sum of
+    all days."""
 
-    MONEY: ClassVar = ("spent", "held")
+    MONEY: ClassVar = ("spent", "held", "saved")
     name: str
     day: date | None
     spent: int
     held: int
     paid_calls: int
+    saved: int = 0
 
 
 async def spend(
@@ -53,7 +64,7 @@ async def spend(
     limit: int = 1000,
 ) -> list[Spend]:
     """By `by`, of one agent or of all, since the UTC day that was `since` ago; the greatest first,
-    days the newest first. `daily`: each day for itself."""
+    days the newest first; at the end what only the cache served. `daily`: each day for itself."""
     where = Where(limit)
     where.add("c.kind = {}::text::budget_kind", _KINDS[by][agent is not None])
     where.add(f"c.{OF_AGENT}", agent)
@@ -63,4 +74,28 @@ async def spend(
         day="c.day" if daily or by == "day" else "NULL::date",
         where=where,
     )
-    return [Spend(**dict(row)) for row in await database.fetch(statement, *where.args)]
+    found = [Spend(**dict(row)) for row in await database.fetch(statement, *where.args)]
+    saved = await _saved(database, by, agent, since, daily, limit)
+    found = [replace(one, saved=saved.pop((one.name, one.day), 0)) for one in found]
+    return (found + [Spend(*key, 0, 0, 0, micros) for key, micros in saved.items()])[:limit]
+
+
+async def _saved(
+    database: Database,
+    by: By,
+    agent: str | None,
+    since: timedelta | None,
+    daily: bool,
+    limit: int,
+) -> dict[tuple[str, date | None], int]:
+    """(name, day) → what the cache saved."""
+    where = Where(limit)
+    where.add(f"s.{OF_AGENT}", agent)
+    where.add("s.day >= ((now() - {}::interval) AT TIME ZONE 'UTC')::date", since)
+    statement = _SAVED.format(
+        name=_SAVED_NAMES[by],
+        day="s.day" if daily or by == "day" else "NULL::date",
+        where=where,
+    )
+    rows = await database.fetch(statement, *where.args)
+    return {(row["name"], row["day"]): row["saved"] for row in rows}

@@ -19,7 +19,8 @@ SELECT r.id, r.method, r.endpoint, r.api_type::text AS api_type, r.status::text 
 FROM api_requests r JOIN payments p ON p.api_request_id = r.id WHERE p.id = $1
 """
 _DELIVERIES = """
-SELECT status, success, schema_ok, latency_ms, response_hash, error, created_at
+SELECT status, success, schema_ok, latency_ms, total_ms, size_bytes, content_type, response_hash,
+       whole, expected, unread, error, created_at
 FROM x402_procurement_receipts WHERE payment_id = $1 ORDER BY created_at
 """
 _STEPS = """
@@ -57,13 +58,20 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What came back."""
+    """What came back. `latency_ms` to its first byte, `total_ms` to its last; what it is null of
+    was written before there was such a column."""
 
     status: int
     success: bool
     schema_ok: bool
     latency_ms: int
+    total_ms: int | None
+    size_bytes: int | None
+    content_type: str | None
     response_hash: str
+    whole: bool | None
+    expected: bool | None
+    unread: str | None
     error: str | None
     created_at: datetime
 
