@@ -21,8 +21,10 @@ MAX_BYTES = 1_048_576
 MOST_BYTES = 4_194_304
 """An answer is judged while nothing else happens in the process: this much takes it 0.1 s."""
 SCHEMA_CHARACTERS = 262_144
-# What comes in a call is anybody's: without references, a schema's work is bounded by its size.
+# What comes in a call is anybody's: without references, a schema's work is bounded by its own size
+# times that of what is held against it; so much of it takes 0.1 s at worst.
 CALL_SCHEMA_CHARACTERS = 16_384
+CALL_WORK = 32 << 20
 _REFERENCES = {"$ref", "$dynamicRef", "$recursiveRef"}
 
 # To say where an answer does not fit takes a copy of all that is there.
@@ -64,10 +66,14 @@ class Expectation:
 
         most = MOST_BYTES if trusted else MAX_BYTES
         max_bytes = _number(given, "max_bytes", MAX_BYTES, least=1, most=most)
+        min_bytes = _number(given, "min_bytes", 0, least=0, most=max_bytes)
+        schema = read("schema", partial(compiled, trusted=trusted))
+        if schema is not None and not trusted:
+            max_bytes = min(max_bytes, CALL_WORK // len(_text_of(given["schema"])))
         return cls(
             content_type=read("content_type", content_type),
-            schema=read("schema", partial(compiled, trusted=trusted)),
-            min_bytes=_number(given, "min_bytes", 0, least=0, most=max_bytes),
+            schema=schema,
+            min_bytes=min_bytes,
             fields=read("fields", field_paths) or (),
             max_seconds=read("max_seconds", _seconds),
             max_bytes=max_bytes,
@@ -257,7 +263,7 @@ def compiled(schema: object, *, trusted: bool = True) -> jsonschema_rs.Validator
     """A JSON Schema, or its text, ready to be asked. Raises ValueError, with one line."""
     most = SCHEMA_CHARACTERS if trusted else CALL_SCHEMA_CHARACTERS
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema)
+        text = _text_of(schema)
         value = json.loads(text)
     except (TypeError, ValueError, RecursionError):
         raise ValueError("is no JSON Schema: it is not JSON") from None
@@ -278,6 +284,10 @@ def compiled(schema: object, *, trusted: bool = True) -> jsonschema_rs.Validator
         at = "".join(f"/{part}" for part in getattr(error, "instance_path", ()))
         words = " ".join(str(error).partition("\n")[0].split())
         raise ValueError(f"is no JSON Schema: at {at or '/'}: {words[:_SHOWN]}") from None
+
+
+def _text_of(schema: object) -> str:
+    return schema if isinstance(schema, str) else json.dumps(schema)
 
 
 def _refers(value: object) -> bool:

@@ -48,6 +48,7 @@ from proxy.wallets import load_wallets, low_balance, wallet_files
 from proxy.wire.chain import Chain as ProxyChain
 from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
+from proxy.wire.origin import Origin
 from proxy.wire.plane import DataPlane
 from proxy.wire.retrying import RetryRules
 from proxy.wire.routes import ForwardRouter, MountRouter, origin_of
@@ -165,12 +166,7 @@ class Service:
                 off_limits=tcp_addresses(self.store.dsn),
                 chain=self._chained_proxy(),
                 retries=_retry_rules(settings.retries),
-                retries_by_origin={
-                    origin_of(provider.upstream): _retry_rules(
-                        settings.retries.of(provider.retries)
-                    )
-                    for provider in settings.providers.values()
-                },
+                retries_by_origin=_own_retry_rules(settings),
             )
             stack.push_async_callback(plane.close)
             self.cache = plane.cache = self._cache(gate, stack)
@@ -428,6 +424,15 @@ def _own_breaker_rules(settings: Settings) -> dict[str, BreakerRules]:
         key = origin_of(provider.upstream).key
         found[key] = found.get(key, settings.breaker).of(provider.breaker)
     return {key: _breaker_rules(breaker) for key, breaker in found.items()}
+
+
+def _own_retry_rules(settings: Settings) -> dict[Origin, RetryRules]:
+    """By origin, as the breakers' are."""
+    found: dict[Origin, Retries] = {}
+    for provider in settings.providers.values():
+        origin = origin_of(provider.upstream)
+        found[origin] = found.get(origin, settings.retries).of(provider.retries)
+    return {origin: _retry_rules(retries) for origin, retries in found.items()}
 
 
 def score_terms(score: Score) -> ScoreTerms:

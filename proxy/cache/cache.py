@@ -85,7 +85,11 @@ class PaidCache:
         """See `wire.caching.Cache`."""
         mount = call.mount
         terms = self._mounts.get(mount) if mount is not None else self._origins.get(call.origin)
-        if terms is None or call.upgrade:
+        if call.upgrade or (terms is None and call.origin not in self._origins):
+            return False
+        if terms is None:  # on a mount without a cache; what is changed there is changed for all
+            if call.method not in SAFE:
+                call.visit = Unsafe(self.shelves, call)
             return False
         try:
             return self._meets(call, terms, go_on)

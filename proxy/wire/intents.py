@@ -9,6 +9,7 @@ known to whoever `DataPlane.intents` was given.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -61,14 +62,16 @@ class Wanted:
 Serve = Callable[[Wanted], Awaitable[None]]
 
 
-async def answer(serve: Serve | None, call: "Call", downstream: "Downstream") -> None:
-    """Take the request whole, and have it served."""
+async def answer(
+    serve: Serve | None, call: "Call", downstream: "Downstream", patience: float
+) -> None:
+    """Take the request whole, and have it served. `patience`: seconds that a body may stall."""
     try:
         if serve is None or call.upgrade or call.method in ("OPTIONS", "TRACE"):
             raise Problem(
                 405, "method_not_allowed", "An intent is asked for, and no more. Nothing was paid."
             )
-        body = await _whole(call)
+        body = await _whole(call, patience)
         await serve(
             Wanted(
                 call.agent,
@@ -99,7 +102,7 @@ async def answer(serve: Serve | None, call: "Call", downstream: "Downstream") ->
             )
 
 
-async def _whole(call: "Call") -> bytes:
+async def _whole(call: "Call", patience: float) -> bytes:
     """The request's body, which is wanted once for each attempt. Raises Problem."""
     if call.body is None:
         return b""
@@ -109,8 +112,15 @@ async def _whole(call: "Call") -> bytes:
     taker = _Taker()
     call.body.chunked = False  # as it is, without the framing in which it came
     call.body.attach(taker)
-    await taker.done.wait()
-    call.body.forget()
+    try:
+        while not taker.done.is_set():
+            before = taker.size
+            with suppress(TimeoutError):
+                await asyncio.wait_for(taker.done.wait(), patience)
+            if taker.size == before and not taker.done.is_set():
+                raise Problem(408, "request_timeout", "The request's body did not come.")
+    finally:
+        call.body.forget()
     if taker.size > MAX_BODY:
         raise Problem(
             413,

@@ -161,7 +161,9 @@ class DataPlane:
         if is_inside(call.origin.host):
             call.on_gone = self.spawn(answer(self.gate, call)).cancel
         elif is_intent(call.origin.host):
-            call.on_gone = self.spawn(serve_intent(self.intents, call, downstream)).cancel
+            call.on_gone = self.spawn(
+                serve_intent(self.intents, call, downstream, self.limits.response)
+            ).cancel
         else:
             self.send(call, downstream)
 

@@ -69,7 +69,9 @@ class Budgets:
         now = self._loop.time()
         bucket = self._buckets.pop(origin, None)
         if bucket is None or now - bucket.last >= WHOLE_AGAIN_SECONDS:
-            bucket = _Bucket(rules.floor, max(rules.floor, 1.0), rules.budget, now)
+            earned = 0.0 if bucket is None else bucket.tokens
+            most = max(rules.floor, 1.0)
+            bucket = _Bucket(max(rules.floor, earned), most, rules.budget, now)
         taken = bucket.tokens >= 1
         if taken:
             bucket.tokens -= 1
@@ -172,7 +174,8 @@ class Tries:
         """How long the answer to this attempt is waited for."""
         if self._call.wait is None:
             return usual
-        return max(0.0, min(usual, self._end - self._plane.loop.time()))
+        waits_until = self._call.started + self._call.wait
+        return max(0.0, min(usual, waits_until - self._plane.loop.time()))
 
     def ended(self, error: DialError | UpstreamError | None) -> None:
         """How the attempt went, for the record; the first one is none of its business."""
@@ -204,5 +207,5 @@ def retry_after(headers: RawHeaders) -> float:
         return float(said)
     try:
         return max(0.0, parsedate_to_datetime(said.decode("latin-1")).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

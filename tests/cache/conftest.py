@@ -45,7 +45,10 @@ async def home(
     provider: dict[str, Any],
     settings: dict[str, Any],
 ) -> AsyncIterator[House]:
-    providers = {"stall": {"upstream": stall.url, "cache": {"enabled": True, **cache}, **provider}}
+    providers = {
+        "stall": {"upstream": stall.url, "cache": {"enabled": True, **cache}, **provider},
+        "bare": {"upstream": stall.url},  # the same, without a cache
+    }
     sections = {"providers": providers, "breaker": {"enabled": False}, **settings}
     async with house(net, dsn, tmp_path, **sections) as home:
         yield home

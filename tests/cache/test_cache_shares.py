@@ -171,3 +171,14 @@ async def test_who_changes_it_makes_it_untrue(home: House, stall: Stall) -> None
         await home.ask(asked[0], method, headers={"X-Status": status})
         assert await states() == ["paid", "paid", "paid", "cached"], method
     assert await home.counters() == (13 * PRICE, 0)
+
+
+async def test_what_is_changed_through_a_mount_without_a_cache_is_changed(
+    home: House, stall: Stall
+) -> None:
+    assert state(await home.ask(f"{stall.url}/a")) == (200, "paid")
+    assert state(await home.ask(f"{stall.url}/a")) == (200, "cached")
+    bearer = {"Authorization": f"Bearer {home.token}"}
+    bare = await home.ask(f"{home.mounts}/bare/a", "POST", proxy=None, headers=bearer)
+    assert bare.status == 200
+    assert state(await home.ask(f"{stall.url}/a")) == (200, "paid")

@@ -1,6 +1,7 @@
 """Intents, through the listening sockets: who is asked, who is paid, and what is said of it."""
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -414,3 +415,24 @@ async def test_a_trace_and_a_session_hold_all_of_it(
         assert rows == [{"trace_id": "t-1", "session_id": "s-1"}] * 2
         steps = await quotes.home.rows("SELECT tool_name FROM x402_trace_steps")
         assert steps == [{"tool_name": "quote"}] * 2
+
+
+async def test_a_body_that_stalls_is_not_waited_for(
+    net: Localnet, dsn: str, tmp_path: Path
+) -> None:
+    timeouts = {"response": 1}
+    async with market(net, dsn, tmp_path, {"good": good()}, timeouts=timeouts) as quotes:
+        home = quotes.home
+        credential = base64.b64encode(f"{home.agent}:{home.token}".encode()).decode()
+        reader, writer = await asyncio.open_connection(*home.service.proxy_address)
+        writer.write(
+            b"POST http://quote.intent.autopay/ HTTP/1.1\r\nHost: quote.intent.autopay\r\n"
+            b"Content-Length: 10\r\nProxy-Authorization: Basic "
+            + credential.encode()
+            + b"\r\n\r\n123"
+        )
+        async with asyncio.timeout(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert not quotes.sellers["good"].seen

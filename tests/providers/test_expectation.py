@@ -10,6 +10,7 @@ import brotli
 import pytest
 
 from proxy.expectation import (
+    CALL_WORK,
     EXPLAINED_BYTES,
     MAX_BYTES,
     Expectation,
@@ -229,6 +230,17 @@ def test_a_pattern_cannot_be_made_to_backtrack():
     began = time.perf_counter()
     assert fault({"schema": hostile}, json.dumps({"a": "a" * 50_000 + "!"}).encode())
     assert time.perf_counter() - began < 5
+
+
+def test_a_schema_of_a_call_cannot_hold_up_the_process() -> None:
+    """The larger it is, the less is held against it: what is more passes unread."""
+    one = {"items": {"not": {"anyOf": [{"enum": [i]} for i in range(900)]}}}
+    body = b"[" + b"-1," * 330_000 + b"-1]"
+    expectation = Expectation.of({"schema": one}, trusted=False)
+    assert expectation.max_bytes * len(json.dumps(one)) <= CALL_WORK
+    verdict = expectation.judge(200, JSON, body, size=len(body), first_byte=0.1, seconds=0.1)
+    assert verdict.fault is None and "larger than" in str(verdict.unread)
+    assert Expectation.of({"schema": one}).max_bytes == MAX_BYTES
 
 
 def test_what_a_provider_sent_is_cut_and_made_harmless():

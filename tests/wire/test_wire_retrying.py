@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 from aiohappyeyeballs import AddrInfoType
@@ -30,7 +31,7 @@ from proxy.wire.gate import Errand
 from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin
 from proxy.wire.problem import Problem
-from proxy.wire.retrying import Budgets, RetryRules
+from proxy.wire.retrying import Budgets, RetryRules, retry_after
 
 QUICK = RetryRules(backoff=0.01)
 RESET = (None, b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n")
@@ -354,6 +355,40 @@ async def test_a_retry_is_not_waited_for_longer_than_the_program_waits(quick_wat
         client = await it.client()
         await client.send(it.request(b"/a", b"Prefer: wait=1"))
         assert (await client.answer()).status == 504  # and not after 300 s
+
+
+async def test_what_bounds_the_retries_does_not_bound_their_answers(quick_watch: None) -> None:
+    """A program that says it is patient gets the answer of a slow provider."""
+    rules = RetryRules(backoff=0.01, total=0.5)
+    async with rig(retries=rules) as it:
+
+        async def scene(connection: Connection, _: Request) -> None:
+            if len(it.provider.requests) == 1:
+                connection.reset()
+            else:
+                await asyncio.sleep(2)
+                await connection.send(ok(b"late"))
+
+        it.at(b"/a", scene)
+        client = await it.client()
+        await client.send(it.request(b"/a", b"Prefer: wait=60"))
+        assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("said", [b"9" * 20, b"Mon, 1 Jan 2024 " + b"9" * 20 + b":0:0 GMT"])
+def test_a_retry_after_that_is_no_time(said: bytes) -> None:
+    assert retry_after([(b"Retry-After", said)]) >= 0
+
+
+def test_a_small_floor_keeps_what_was_earned() -> None:
+    now = 0.0
+    budgets = Budgets(SimpleNamespace(time=lambda: now))  # type: ignore[arg-type]
+    rules, origin = RetryRules(budget=0.2, floor=0), Origin("http", "a.test", 80)
+    assert not budgets.take(origin, rules)
+    for _ in range(10):
+        budgets.asked(origin)
+    now += 1000
+    assert budgets.take(origin, rules)
 
 
 @pytest.mark.parametrize("how", ["half", "close", "reset"])
