@@ -3,14 +3,18 @@ do through the proxy, under its own policy and budgets, and no more; keys may lo
 
 import asyncio
 import base64
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from policies import format_usd, parse_usd
 from proxy.admin.answers import answer
+from proxy.admin.answers import told as refusal
 from proxy.admin.rights import asker, for_agents, sent
 from proxy.admin.roles import Role
 from proxy.admin.shapes import Body, Given, Line, Session, SignedUsd, Text, Usd, shape
@@ -34,6 +38,9 @@ from proxy.wire.problem import Problem
 
 RECEIPTS = 50
 LISTENS_SECONDS = 0.5
+# Under way at once. Each keeps a connection of the listener's 200, which the operator needs too.
+MOST_OF_AN_AGENT = 16
+MOST_OF_ALL = 100
 
 Url = Annotated[Line, Field(max_length=2_000, examples=["https://api.example.com/v1/quote"])]
 Method = Annotated[str, Field(pattern=r"^[A-Z]{1,20}$")]
@@ -159,7 +166,41 @@ class State(Given):
     receipts: list[shape(Tried)]  # type: ignore[valid-type]
 
 
+class _UnderWay:
+    """The executes, by agent."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[UUID] = Counter()
+
+    def full(self, agent: Agent) -> Problem | None:
+        """Why the agent may not execute now."""
+        if self._counts[agent.id] >= MOST_OF_AN_AGENT:
+            whose = f"At most {MOST_OF_AN_AGENT} executes of one agent"
+        elif self._counts.total() >= MOST_OF_ALL:
+            whose = f"At most {MOST_OF_ALL} executes"
+        else:
+            return None
+        return Problem(
+            503,
+            "too_many_connections",
+            f"{whose} are under way at once; nothing was sent. Try again.",
+            headers=((b"Retry-After", b"1"),),
+        )
+
+    @contextmanager
+    def one_of(self, agent: Agent) -> Iterator[None]:
+        self._counts[agent.id] += 1
+        try:
+            yield
+        finally:
+            self._counts[agent.id] -= 1
+            if not self._counts[agent.id]:
+                del self._counts[agent.id]
+
+
 def routes(procurement: Procurement, database: Database) -> list[web.RouteDef]:
+    under_way = _UnderWay()
+
     @for_agents(body=WishSent, gives=Ranking, refuses=(404,))
     async def rank(request: web.Request) -> web.Response:
         """Who would be asked for this now, in which order, and why. Nothing is sent."""
@@ -169,8 +210,14 @@ def routes(procurement: Procurement, database: Database) -> list[web.RouteDef]:
     @for_agents(body=WishSent, gives=Executed, refuses=(404, 408, 409, 422, 502, 503, 504))
     async def execute(request: web.Request) -> web.Response:
         """Ask one after another until one has answered as expected, and pay as the agent may."""
-        wish = _wish(procurement, _agent(request), sent(request, WishSent))
-        run = await _while_it_listens(request, procurement.run(wish))
+        agent = _agent(request)
+        if full := under_way.full(agent):
+            response = refusal(full)
+            response.force_close()  # its connection would be kept from the operator all the same
+            return response
+        wish = _wish(procurement, agent, sent(request, WishSent))
+        with under_way.one_of(agent):
+            run = await _while_it_listens(request, procurement.run(wish))
         if isinstance(run.answer, Problem):
             raise run.answer
         return answer(_executed(run))

@@ -3,7 +3,7 @@
 import hashlib
 
 from proxy.cache.flight import Route
-from proxy.cache.rules import CREDENTIALS, Terms, Wish
+from proxy.cache.rules import Terms, Wish, is_credential
 from proxy.cache.shelves import Key, Stored
 from proxy.ledger import Agent
 from proxy.wire.call import Call
@@ -61,5 +61,5 @@ class Inquiry:
 
 def _digest(headers: RawHeaders) -> bytes:
     """Of what says who asks: nobody's words are kept."""
-    told = sorted((name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS)
+    told = sorted((name.lower(), value) for name, value in headers if is_credential(name))
     return hashlib.sha256(b"\n".join(b"%b:%b" % field for field in told)).digest()

@@ -10,6 +10,7 @@ a part (206), of a stream of events, or without an end that can be told; a reque
 credential shares only what its answer says outright may be shared.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,13 +22,11 @@ SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 _HEURISTIC = frozenset((200, 203, 204, 300, 301, 308))
 _KEPT = _HEURISTIC | {302, 303, 307}
 
-# What only one caller may be shown an answer for; where one is sent, section 3.5 holds.
-CREDENTIALS = frozenset(
-    (
-        *(b"authorization", b"cookie", b"x-api-key", b"api-key", b"x-auth-token"),
-        *(b"x-access-token", b"sign-in-with-x"),
-    )
-)
+# Sellers name them as they like. One too many costs a purchase, one too few shows somebody what is
+# another's.
+_CREDENTIAL = re.compile(rb"key|token|auth|secret|session|cookie|credential|sign-in")
+_NO_CREDENTIAL = frozenset((b"idempotency-key", b"sec-websocket-key"))
+_OURS = b"autopay-"
 # What asks for something else than the whole answer, or that only the provider can judge.
 _PARTS = (b"range", b"if-range", b"if-match", b"if-unmodified-since")
 _PAYMENTS = (b"payment-signature", b"x-payment")
@@ -43,6 +42,15 @@ _OF_304 = frozenset(
         *(b"last-modified", b"cache-status", b"age"),
     )
 )
+
+
+def is_credential(name: bytes) -> bool:
+    """Whether a request's field of this name, in whatever case, says who asks: what only one caller
+    may be shown an answer for. Where one is sent, section 3.5 holds."""
+    key = name.lower()
+    if key in _NO_CREDENTIAL or key.startswith(_OURS):
+        return False
+    return _CREDENTIAL.search(key) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,7 @@ def wish(headers: RawHeaders) -> Wish:
     return Wish(
         bypass=asks.no_store or any(name in names for name in (*_PARTS, *_PAYMENTS)),
         asks=asks,
-        credential=not CREDENTIALS.isdisjoint(names),
+        credential=any(map(is_credential, names)),
         known=None if known is None else tuple(known),
         known_since=since,
     )

@@ -44,7 +44,9 @@ SELECT id, calls, successes, failures, avg_latency_ms::float8 AS avg_latency_ms,
        consecutive_failures, quality::float8 AS quality, max_price_micros, circuit_open_until,
        last_status, last_error, last_seen_at
 FROM x402_procurement_provider_stats
+ORDER BY last_seen_at DESC NULLS LAST LIMIT $1
 """
+MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +89,15 @@ class ProviderDelta:
 
 
 async def load(database: Database) -> dict[str, ProviderStats]:
-    """Every provider's stats, by id."""
-    return {row["id"]: ProviderStats(**dict(row)) for row in await database.fetch(_LOAD)}
+    """Every provider's stats, by id; of more than MOST, those of the last seen."""
+    return {row["id"]: ProviderStats(**dict(row)) for row in await database.fetch(_LOAD, MOST)}
 
 
 async def add(database: Database, deltas: Sequence[ProviderDelta]) -> None:
     """Adds what was seen, in one statement. At most one delta for a provider.
 
-    Not repeatable: after a lost acknowledgement, counts may be lost or added twice; they are
-    statistics, not books.
+    Not repeatable: who does not know whether it happened leaves it at that. Counts may be lost so,
+    but not added twice; they are statistics, not books.
     """
     if deltas:
         await database.execute(

@@ -55,9 +55,12 @@ def _faded(name: str) -> str:
 
 _ADD = f"""
 INSERT INTO provider_scores AS s (
-    provider, endpoint, {", ".join(_COLUMNS)}, last_status, last_error, last_seen_at, updated_at)
+    provider, endpoint, {", ".join(_COLUMNS)}, last_status, last_error, last_seen_at, updated_at,
+    rated_at)
 SELECT d.provider, d.endpoint, {", ".join(f"d.{name}" for name in _COLUMNS)},
-       d.last_status, d.last_error, now(), clock_timestamp()
+       d.last_status, d.last_error, now(), clock_timestamp(),
+       -- An endpoint may have been rated before it has a row: its provider has one since then.
+       (SELECT w.rated_at FROM provider_scores w WHERE w.provider = d.provider AND w.endpoint = '')
 FROM unnest($4::text[], $5::text[], $6::int[], $7::text[],
             {", ".join(f"${8 + n}::{kind}[]" for n, kind in enumerate(_TYPES))})
      AS d (provider, endpoint, last_status, last_error, {", ".join(_COLUMNS)})
@@ -71,15 +74,26 @@ ON CONFLICT (provider, endpoint) DO UPDATE SET
     last_seen_at = now(),
     updated_at = clock_timestamp()
 """  # noqa: S608 - of the names above
-_CHANGED = f"""
+
+
+def _read(which: str) -> str:
+    # Thumbs are summed up for the rows that are given only, and there for those that have any:
+    # `thumbs` is strict, so that it is not even begun for the others.
+    return f"""
 SELECT s.provider, s.endpoint, {", ".join(f"s.{name}" for name in _COLUMNS)}, s.weighed_at,
        s.last_status, s.last_error, s.last_seen_at, now() AS asked_at,
        coalesce(t.up, 0) AS up, coalesce(t.down, 0) AS down
-FROM provider_scores s
-LEFT JOIN LATERAL thumbs(s.provider, s.endpoint, $1::float8) t ON s.rated_at IS NOT NULL
-WHERE $2::timestamptz IS NULL OR s.updated_at > $2::timestamptz - $3::float8 * interval '1 second'
-ORDER BY s.last_seen_at DESC NULLS LAST LIMIT $4
+FROM (SELECT * FROM provider_scores {which} LIMIT $2) s
+LEFT JOIN LATERAL thumbs(CASE WHEN s.rated_at IS NOT NULL THEN s.provider END,
+                         s.endpoint, $1::float8) t ON true
+ORDER BY s.last_seen_at DESC NULLS LAST
 """  # noqa: S608 - of the names above
+
+
+_ALL = _read("ORDER BY last_seen_at DESC NULLS LAST")
+# By the time that is asked for, so that the index on it is read, and nothing before that time.
+_CHANGED = _read("""
+WHERE updated_at > $3::timestamptz - $4::float8 * interval '1 second' ORDER BY updated_at DESC""")
 # Asked as a statement of its own: an empty answer has its moment too.
 _NOW = "SELECT now()"
 _FORGET = """
@@ -128,7 +142,10 @@ async def changed(
     """The records that changed, with some that were known before; without `since` all of them, but
     of more than MOST the last used. And the moment to ask from the next time."""
     moment: datetime = await database.fetchval(_NOW)
-    found = await database.fetch(_CHANGED, half_life_seconds, since, OVERLAP_SECONDS, MOST)
+    if since is None:
+        found = await database.fetch(_ALL, half_life_seconds, MOST)
+    else:
+        found = await database.fetch(_CHANGED, half_life_seconds, MOST, since, OVERLAP_SECONDS)
     return [_row(dict(row)) for row in found], moment
 
 

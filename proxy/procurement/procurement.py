@@ -13,7 +13,7 @@ Under an Idempotency-Key no second provider is paid while the first may have del
 - The same key again begins with the last payment that there is: its answer if it was kept, the
   same bytes again or a 409 if its fate is unknown. Only an answer that is at hand, and is not what
   was asked for, lets the run go on to another provider.
-- A payment in doubt ends the run.
+- A payment in doubt ends the run, and so does one whose answer is not here whole: late, broken off.
 
 Without a key a run is a wish of its own, and a payment in doubt does not keep it from the next
 provider as long as its cap covers both.
@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 NO_ANSWER = 599
 ROW_SECONDS = 1.0
 _ANYTHING = Expectation()
+_NOTHING_PAID = re.compile(r"\b([Nn])othing was (?:sent or )?paid\b")
 _EARLIER = """
 SELECT id, idempotency_key, request_key, price_micros FROM payments
 WHERE agent_id = $1 AND idempotency_key = ANY($2) AND status <> 'FAILED'
@@ -255,7 +257,14 @@ class Procurement:
         Raises Problem where nothing may be asked at all.
         """
         run = Run(wish.intent)
-        answer = await self._ask(run, wish, onward)
+        try:
+            answer = await self._ask(run, wish, onward)
+        except Problem as problem:
+            if not run.attempts:
+                raise
+            answer = problem
+        if isinstance(answer, Problem):
+            answer = _accounted(run, answer)
         run.answer = answer or self._failed(run)
         return run
 
@@ -286,17 +295,14 @@ class Procurement:
                     return fetched
                 continue
             run.attempts.append(attempt)
-            if attempt.fault is None:
+            if attempt.fault is None or isinstance(fetched, Passed):  # that is with the program
                 return fetched
-            if (
-                wish.key is not None
-                and isinstance(fetched, Problem)
-                and (earlier or attempt.payment)
-            ):
-                # Whoever was paid may have delivered: nobody else is.
-                return replace(fetched, extra={**fetched.extra, **_account(run)})
-            if wish.key is not None and attempt.in_doubt:
-                return None
+            if wish.key is not None and (earlier or attempt.payment):
+                # Whoever was paid may have delivered: nobody else is, but where the answer is here.
+                if isinstance(fetched, Problem):
+                    return fetched
+                if attempt.in_doubt or not isinstance(fetched, Whole):
+                    return None
             earlier = []
         return None
 
@@ -336,6 +342,8 @@ class Procurement:
             limit=intent.collected,
             seconds=intent.seconds if earlier is None else intent.seconds + self._wait,
             onward=None if onward is None else replace(onward, begin=begin),
+            # An agent may ask for anything, a stream without an end, say: no word against anybody.
+            blames=intent.trusted,
         )
         seconds = loop.time() - asked_at
         attempt = _attempt(candidate, request.method, errand, fetched, seconds, earlier)
@@ -456,18 +464,21 @@ class Procurement:
         text = f"Nobody served the intent {run.intent.name}."
         text += f" Tried: {tried}." if tried else ""
         text += f" Not asked: {left}." if left else ""
-        if run.lost:
-            text += f" {format_usd(run.lost)} USD were paid for nothing."
-        if run.doubtful:
-            text += f" {format_usd(run.doubtful)} USD are in doubt, and held until the chain tells."
         if not run.cost:
             text += " Nothing was paid."
-        return Problem(
-            502 if run.attempts else 503,
-            "intent_failed",
-            text,
-            _account(run),
-        )
+        return _accounted(run, Problem(502 if run.attempts else 503, "intent_failed", text))
+
+
+def _accounted(run: Run, problem: Problem) -> Problem:
+    """The same, with every attempt and what it cost. Words of the last one are not of all."""
+    text = problem.detail
+    if run.cost:
+        text = _NOTHING_PAID.sub(r"\1o more was paid", text)
+    if run.lost:
+        text += f" {format_usd(run.lost)} USD were paid for nothing."
+    if run.doubtful:
+        text += f" {format_usd(run.doubtful)} USD are in doubt, and held until the chain tells."
+    return replace(problem, detail=text, extra={**problem.extra, **_account(run)})
 
 
 def _account(run: Run) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 
+from proxy.cache.rules import is_credential
 from proxy.ledger import Agent
 from proxy.procurement.intents import Candidate, Intent
 from proxy.wire.aside import Request
 from proxy.wire.parsers import RawHeaders
-
-# A program's word to one provider is not for another: a candidate has its own, by the settings.
-_PRIVATE = frozenset((b"authorization", b"cookie"))
+from proxy.x402 import PAYMENT_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,13 @@ class Wish:
 
     def request(self, candidate: Candidate, number: int = 0) -> Request:
         """What this candidate is asked. `number`: of the payment that it may come to."""
-        own = {name.lower() for name, _ in candidate.headers} | _PRIVATE
-        headers = [field for field in self.headers if field[0].lower() not in own]
+        own = {name.lower() for name, _ in candidate.headers} | PAYMENT_HEADERS
+        # A program's secret for one provider is not for another: a candidate has its own.
+        headers = [
+            field
+            for field in self.headers
+            if field[0].lower() not in own and not is_credential(field[0])
+        ]
         for name, value in (
             (b"Autopay-Session", self.session),
             (b"Autopay-Trace", self.trace),

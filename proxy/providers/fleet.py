@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+REST_SECONDS = 0.05  # after a look: what is heard meanwhile, however much it is, takes one more
 LEASE_SECONDS = 10.0  # renewed at every look
 LEASE_WAIT = 1.0  # for the database to give it
 _PAUSE = 0.1
@@ -49,6 +50,18 @@ class _Over:
     successes: int
 
 
+_Turn = _Opened | _Closed | _Over
+
+
+def _after(unwritten: _Turn | None, what: _Turn) -> _Turn:
+    """What is to be written of a provider: the last word. But that a probe is over does not replace
+    an opening: the database would never hear of that, and what it says, closed, would be believed.
+    """
+    if isinstance(unwritten, _Opened) and isinstance(what, _Over):
+        return unwritten
+    return what
+
+
 class Fleet:
     """`start()` it with the guards that it speaks for, and to. It is their `Watcher`."""
 
@@ -61,7 +74,7 @@ class Fleet:
         self._role = role
         self._timeout = timeout
         self._guards: Guards
-        self._unwritten: dict[str, _Opened | _Closed | _Over] = {}
+        self._unwritten: dict[str, _Turn] = {}
         self._dirty = asyncio.Event()
         self._heard = asyncio.Event()
         self._turn = asyncio.Lock()  # a look must not overtake what is being written
@@ -105,9 +118,9 @@ class Fleet:
     def probe_over(self, key: str, lease: UUID, successes: int) -> None:
         self._note(key, _Over(lease, successes))
 
-    def _note(self, key: str, what: _Opened | _Closed | _Over) -> None:
+    def _note(self, key: str, what: _Turn) -> None:
         if self._tasks:
-            self._unwritten[key] = what
+            self._unwritten[key] = _after(self._unwritten.get(key), what)
             self._dirty.set()
 
     # --- for who wants to try a provider
@@ -158,9 +171,11 @@ class Fleet:
                     await circuits.end(self._database, key, what.lease, what.successes)
                 del writing[key]
         finally:
-            self._unwritten = writing | self._unwritten
+            for key, what in self._unwritten.items():  # of meanwhile
+                writing[key] = _after(writing.get(key), what)
+            self._unwritten = writing
 
-    async def _write_openings(self, writing: dict[str, _Opened | _Closed | _Over]) -> None:
+    async def _write_openings(self, writing: dict[str, _Turn]) -> None:
         openings = [
             circuits.Opening(key, self._guards.open_for(key) or 0.0, what.error, what.failures)
             for key, what in writing.items()
@@ -193,6 +208,8 @@ class Fleet:
                 log.info("breakers are shared with other processes again")
                 self._away = False
                 self._dirty.set()
+            # Whoever calls ever new dead hosts must not keep all processes looking without a pause.
+            await asyncio.sleep(REST_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._heard.wait()

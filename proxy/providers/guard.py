@@ -184,6 +184,11 @@ class Guards:
         """Whether the provider's breaker is open or half-open."""
         return key in self._tripped
 
+    def state(self, key: str) -> str:
+        """Of the provider's breaker: "closed", "open" or "half-open", as in `tripped`."""
+        guard = self._tripped.get(key)
+        return pybreaker.STATE_CLOSED if guard is None else guard.tripped_state(self._clock())
+
     def left_alone(self, key: str) -> float | None:
         """For how many seconds nobody gets a ticket; None: the next one may."""
         guard = self._tripped.get(key)
@@ -201,7 +206,7 @@ class Guards:
         return [
             Tripped(
                 key,
-                pybreaker.STATE_OPEN if guard.holds(now) else pybreaker.STATE_HALF_OPEN,
+                guard.tripped_state(now),
                 max(0.0, guard.open_until - now),
                 guard.last_error,
                 guard.lease is not None,
@@ -378,6 +383,10 @@ class _Guard:
     def holds(self, now: float) -> bool:
         """Whether it is open, and its time not over."""
         return self.open_until > now and self.breaker.current_state == pybreaker.STATE_OPEN
+
+    def tripped_state(self, now: float) -> str:
+        """Of one that is not closed: when its time is over it is half-open, tried or not."""
+        return pybreaker.STATE_OPEN if self.holds(now) else pybreaker.STATE_HALF_OPEN
 
     def succeeded(self, *, probe: bool) -> _Success:
         self.window.add(self._clock(), 1, 0)

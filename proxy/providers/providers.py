@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from uuid import UUID
 
-from proxy.ledger import Database, LedgerError
+from proxy.ledger import Database, LedgerError, LedgerUnavailable
 from proxy.ledger import provider_stats as saved_stats
 from proxy.providers.fleet import Fleet
 from proxy.providers.guard import LAST_ERROR_CHARACTERS, BreakerRules, Guards, Tripped
@@ -156,7 +156,7 @@ class Providers:
 
     def state(self, key: str) -> str:
         """Of its breaker: "closed", "open" or "half-open"."""
-        return next((one.state for one in self._guards.tripped() if one.key == key), "closed")
+        return self._guards.state(key)
 
     def met(self) -> list[str]:
         """The providers of which something is known, the last used first."""
@@ -205,7 +205,12 @@ class Providers:
 
     async def _flush_stats(self) -> None:
         flushed = self._stats.unsaved()
-        await saved_stats.add(self._database, [delta for delta, _ in flushed])
+        try:
+            await saved_stats.add(self._database, [delta for delta, _ in flushed])
+        except LedgerUnavailable as error:
+            if error.may_have_happened:  # rather lost than counted twice
+                self._stats.saved(flushed)
+            raise
         self._stats.saved(flushed)
 
 

@@ -243,7 +243,8 @@ class Scores:
         return deltas
 
     def saved(self) -> list[str]:
-        """The ledger has it now. Gives providers of which it may have too many endpoints."""
+        """The ledger has it now, or may have it. Gives providers of which it may have too many
+        endpoints."""
         now = self._clock()
         for record in self._flying.values():
             if record.flying is not None:

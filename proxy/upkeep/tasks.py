@@ -58,14 +58,16 @@ async def note_takeover(connection: "Connection") -> bool:
 
 async def prune(connection: "Connection", days: int, *, dry_run: bool = False) -> list[Old]:
     """Drops the logs' partitions that lie wholly more than `days` back, and notes it; `dry_run`
-    only tells which they are. Counters of hours that no limit looks back to go too, savings, and
-    retries without a payment of that age. Raises asyncpg's errors."""
+    only tells which they are. Counters of hours that no limit looks back to go too, and of that
+    age savings, retries without a payment, and providers not seen since. Raises asyncpg's
+    errors."""
     async with connection.transaction():
         if not dry_run:
             # First: it holds the book of policies, which nobody waits for who has taken a table.
             await connection.execute("SELECT prune_hours()")
             await connection.execute("SELECT prune_savings($1)", days)
             await connection.execute("SELECT prune_retries($1)", days)
+            await connection.execute("SELECT prune_providers($1)", days)
         rows = await connection.fetch(
             "SELECT name, ended_at, bytes FROM prune_partitions($1, $2)", days, dry_run
         )

@@ -103,12 +103,14 @@ async def fetch(
     limit: int,
     seconds: float,
     onward: Onward | None = None,
+    blames: bool = False,
 ) -> Fetched:
     """Ask, and collect the answer: up to `limit` bytes of its body, for `seconds` at most.
 
     Past either, or cancelled, it is given up as if a program had hung up; a payment that has left
     is on `errand.tab` all the same. What goes `onward` has all the time it needs. `Passed` comes
-    only with `onward`.
+    only with `onward`. `blames`: the provider's breaker hears of one that did not even begin; only
+    where `seconds` are the operator's word on it.
     """
     aside = _Aside(plane.loop, limit, onward, head_only=request.method == "HEAD")
     call = Call(*_made(agent, request), aside, plane.loop.time())
@@ -119,20 +121,24 @@ async def fetch(
         feeding = onward.downstream
         call.leaving = onward.call.leaving
         onward.call.on_leaving = call.left_off
+        feeding.feeder = None  # one that broke off before may still be there
     plane.send(call, feeding)
     try:
         async with asyncio.timeout(seconds) as patience:
             aside.patience = patience
             return await aside.fetched
     except TimeoutError:
-        # Its slowness is the provider's. Nothing changes if it has had its word.
-        ticket = getattr(call, "ticket", None)  # not yet, while its leave is waited for
-        if ticket is not None:
-            ticket.failure(f"no whole answer in {seconds:g} s")
+        # Only a silent provider has failed. One that feeds us has the request, and its 402 has not
+        # come; with its head it has had its word, and a long answer is no fault. Time that went
+        # into leave, dialling or our own ledger is not the provider's. In all these cases hanging
+        # up says that nothing was learned, or who pays says what was.
+        if blames and feeding.feeder is not None and not aside.started:
+            call.ticket.failure(f"no answer in {seconds:g} s")
         return aside.cut(f"no whole answer in {seconds:g} s", late=True)
     finally:
         if onward is not None:
             onward.call.on_leaving = None
+        aside.abandon()
         if not aside.over:
             call.hung_up()
 
@@ -243,6 +249,13 @@ class _Aside(Reply):
 
     # ---
 
+    def abandon(self) -> None:
+        """Nobody waits for it any more. What was paid for is read on all the same, and must not
+        come between the program and the next one's answer."""
+        self._ended = True
+        self._onward = None
+        self.patience = None
+
     def cut(self, why: str, *, large: bool = False, late: bool = False) -> Cut:
         """What there is of it."""
         body = bytes(self._body[: self._limit])
@@ -259,9 +272,14 @@ class _Aside(Reply):
     def _go_on(self, *, length_known: bool) -> bool:
         """Let it go on to a program, from its first byte, if that takes it."""
         onward = self._onward
-        extra = None if onward is None else onward.begin(self._status, self._ours)
-        if onward is None or extra is None:
+        # Done: given up, if only in this very tick, and who waited has not woken up yet.
+        if onward is None or self.fetched.done():
             return False
+        extra = onward.begin(self._status, self._ours)
+        if extra is None:
+            return False
+        if self.patience is not None:
+            self.patience.reschedule(None)
         through = onward.call.reply
         through.outcome = self.outcome
         lines = [*self._lines, *extra]
@@ -269,8 +287,6 @@ class _Aside(Reply):
         through.data(bytes(self._body))
         self._through = through
         self._body.clear()
-        if self.patience is not None:
-            self.patience.reschedule(None)
         return True
 
     def _end(self, fetched: Fetched) -> None:

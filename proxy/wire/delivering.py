@@ -7,6 +7,7 @@ of size and time. Its last byte waits for the record, bounded too.
 import asyncio
 import hashlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.wire.answer import answer_lines, reason_bytes, switch
@@ -224,8 +225,10 @@ class Delivering:
     @property
     def _keepable(self) -> bool:
         """Whether what has come can be kept."""
-        keep, copy = self._keep, self._copy
-        return keep is not None and copy is not None and copy.fits(keep.bytes)
+        keep, copy, instead = self._keep, self._copy, self._instead
+        if keep is None or copy is None or not copy.fits(keep.bytes):
+            return False
+        return instead is None or len(instead.answer.body) <= keep.bytes
 
     @property
     def _whole(self) -> bool:
@@ -272,11 +275,12 @@ class Delivering:
             log.exception("the record of a delivery was not written")
 
     async def _save(self, *, reached: bool) -> None:
-        keep, copy, head = self._keep, self._copy, self._answer.head
+        keep, copy, head, ours = self._keep, self._copy, self._answer.head, self._paid.headers
         assert keep is not None and copy is not None
-        whole = Whole(
-            head.code, reason_bytes(head), head.raw_headers, self._paid.headers, copy.body
-        )
+        if self._instead is not None:  # its program never asked for the 304 that came
+            whole = replace(self._instead.answer, ours=ours)
+        else:
+            whole = Whole(head.code, reason_bytes(head), head.raw_headers, ours, copy.body)
         try:
             await keep.save(whole, reached)
         except Exception:
@@ -285,11 +289,16 @@ class Delivering:
 
 async def deliver(plane: "DataPlane", call: Call, answer: "Answer", paid: Paid) -> None:
     """Relay a paid answer."""
-    delivering = Delivering(plane, call, answer, paid)
     try:
-        await delivering.run()
-    finally:
-        delivering.drop()
+        delivering = Delivering(plane, call, answer, paid)
+        try:
+            await delivering.run()
+        finally:
+            delivering.drop()
+    except Exception:  # a fault of ours: neither its program nor who waits beside it waits for ever
+        answer.close()
+        call.reply.broken()
+        raise
 
 
 def replay(call: Call, replayed: Replayed, outcome: str = "replayed") -> None:

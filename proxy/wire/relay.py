@@ -410,6 +410,7 @@ class Collector:
             relay.on_lost(self._error)
         elif call.gone:
             relay.upstream.abort()
+            call.reply.forsaken()  # it hung up while the gate thought: nobody has said so yet
         else:
             call.reply.data(bytes(self._buffer))
             call.on_gone = relay.gone

@@ -36,6 +36,8 @@ COMMENT ON COLUMN provider_scores.recent_asked IS
     'a sum in micro-USD, over the recent quotes; a weight, like recent_delivered and recent_lost, and no money';
 COMMENT ON COLUMN provider_scores.rated_at IS 'when somebody rated it, or took a rating back; NULL: never';
 CREATE INDEX IF NOT EXISTS idx_provider_scores_updated ON provider_scores (updated_at);
+-- What a start reads, and only as much of it as is kept in memory.
+CREATE INDEX IF NOT EXISTS idx_provider_scores_seen ON provider_scores (last_seen_at DESC NULLS LAST);
 
 CREATE TABLE IF NOT EXISTS receipt_ratings (
     id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -86,10 +88,11 @@ BEGIN
 END $$;
 
 -- The thumbs for a provider, or for one endpoint of it (''; all): each user's last word on each payment,
--- whether said of the receipt or of the message; faded. Sums only: who said what is private.
+-- whether said of the receipt or of the message; faded. Sums only: who said what is private. Strict: of no
+-- provider there is no row, and nothing is looked for.
 CREATE OR REPLACE FUNCTION thumbs(p_provider text, p_endpoint text, p_half_life_seconds double precision)
 RETURNS TABLE (up double precision, down double precision)
-LANGUAGE sql STABLE SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
+LANGUAGE sql STABLE STRICT ROWS 1 SECURITY DEFINER SET enable_seqscan = off SET search_path = public, pg_temp AS $$
     WITH words AS (
         SELECT r.receipt_id, r.user_address, r.is_positive, r.created_at FROM receipt_ratings r
          WHERE r.provider = p_provider AND p_endpoint IN ('', r.endpoint)
@@ -141,6 +144,37 @@ DROP TRIGGER IF EXISTS message_ratings_note ON message_ratings;
 CREATE TRIGGER message_ratings_note AFTER INSERT OR UPDATE OR DELETE ON message_ratings
     FOR EACH ROW EXECUTE FUNCTION note_rating();
 
+-- What was seen of providers and endpoints more than `p_days` back, and not since; how many rows. Whoever
+-- answers or fails once has left some. A breaker that is open, or was so within that time, stays.
+CREATE OR REPLACE FUNCTION prune_providers(p_days integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_before timestamptz := now() - make_interval(days => p_days);
+    v_scores bigint;
+    v_stats bigint;
+BEGIN
+    -- As for the logs: whoever has taken over the proxy shall not wipe out what it did.
+    IF p_days < 31 THEN
+        RAISE EXCEPTION 'providers are kept for 31 days at least, not for %', p_days
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- What somebody else has locked is being written, so it is not old any more: nobody waits for it.
+    DELETE FROM provider_scores s USING (
+        SELECT o.provider, o.endpoint FROM provider_scores o
+         WHERE coalesce(greatest(o.last_seen_at, o.rated_at), o.updated_at) < v_before
+           FOR UPDATE SKIP LOCKED) gone
+     WHERE s.provider = gone.provider AND s.endpoint = gone.endpoint;
+    GET DIAGNOSTICS v_scores = ROW_COUNT;
+    DELETE FROM x402_procurement_provider_stats s USING (
+        SELECT o.id FROM x402_procurement_provider_stats o
+         WHERE coalesce(o.last_seen_at, o.updated_at) < v_before
+           AND coalesce(o.circuit_open_until, '-infinity') < v_before
+           FOR UPDATE SKIP LOCKED) gone
+     WHERE s.id = gone.id;
+    GET DIAGNOSTICS v_stats = ROW_COUNT;
+    RETURN v_scores + v_stats;
+END $$;
+
 -- What users thought of an erased agent's answers goes with what they were.
 CREATE OR REPLACE FUNCTION erase_ratings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -152,7 +186,9 @@ DROP TRIGGER IF EXISTS agents_ratings ON agents;
 CREATE TRIGGER agents_ratings AFTER UPDATE ON agents
     FOR EACH ROW WHEN (NEW.erased_at IS NOT NULL) EXECUTE FUNCTION erase_ratings();
 
-REVOKE ALL ON FUNCTION place_rating(), note_rating(), erase_ratings(), thumbs(text, text, double precision) FROM PUBLIC;
+REVOKE ALL ON FUNCTION place_rating(), note_rating(), erase_ratings(), thumbs(text, text, double precision),
+    prune_providers(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION prune_providers(integer) TO autopay_writer, autopay_admin;
 GRANT EXECUTE ON FUNCTION thumbs(text, text, double precision)
     TO autopay_writer, autopay_reader, autopay_auditor, autopay_admin;
 

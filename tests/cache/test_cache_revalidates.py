@@ -1,11 +1,12 @@
 """A stale answer whose provider says that it has not changed: for nothing, or for money."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from tests.cache.stall import FRESH, PRICE, Stall, paid, state
-from tests.e2e.house import House
+from tests.e2e.house import House, until
 from tests.e2e.seller import Seen, b64, reply
 
 CHANGED = b"Wed, 01 Jan 2020 00:00:00 GMT"
@@ -68,6 +69,30 @@ async def test_not_modified_for_money_is_told_as_paid(home: House, stall: Stall)
     assert (stall.sold, await home.counters()) == (2, (2 * PRICE, 0))
     rows = await home.rows("SELECT status FROM x402_procurement_receipts ORDER BY created_at")
     assert [row["status"] for row in rows] == [200, 304]
+
+
+@pytest.mark.parametrize("settings", [{"paid": {"keep_bytes": 5}}, {"paid": {"keep_bytes": 4}}])
+async def test_not_modified_for_money_is_kept_as_what_it_stands_for(
+    home: House, stall: Stall, settings: dict[str, Any]
+) -> None:
+    stall.goods = lambda seen: paid(STALE)
+    await home.ask(f"{stall.url}/a")
+    # It stays stale: nothing but what is kept of the payment can serve it.
+    stall.goods = lambda seen: taken([(b"Cache-Control", b"max-age=0")])
+    stall.seller.hold = asyncio.Event()
+    program = asyncio.create_task(home.ask(f"{stall.url}/a"))
+    await until(lambda: stall.sold == 2)
+    program.cancel()
+    await asyncio.gather(program, return_exceptions=True)
+    stall.seller.hold.set()
+    again = await home.ask(f"{stall.url}/a")
+    assert (state(again), again.body) == ((200, "paid"), b"goods")
+    if settings["paid"]["keep_bytes"] < len(b"goods"):  # too large to be kept: bought anew
+        assert (stall.sold, again.headers.get("Autopay-Replayed")) == (3, None)
+        return
+    assert (stall.sold, again.headers.get("Autopay-Replayed")) == (2, "true")
+    newest = await home.row("SELECT id FROM payments ORDER BY created_at DESC LIMIT 1")
+    assert again.headers["Autopay-Payment"] == str(newest["id"])
 
 
 async def test_not_modified_with_the_payment_in_doubt_says_so(home: House, stall: Stall) -> None:

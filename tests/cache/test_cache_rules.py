@@ -266,9 +266,25 @@ def test_which_answer_a_304_is_about(stored: RawHeaders, said: RawHeaders, agree
     assert rules.agrees(stored, said) is agrees
 
 
-def test_every_credential_and_condition_is_seen() -> None:
-    for name in rules.CREDENTIALS:
-        assert rules.wish([(name.upper(), b"x")]).credential
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("Authorization Cookie X-API-Key Api-Key X-Auth-Token X-Access-Token", True),
+        ("SIGN-IN-WITH-X Sign-In-With-X X-Goog-Api-Key apikey X-RapidAPI-Key", True),
+        ("Ocp-Apim-Subscription-Key X-Amz-Security-Token X-Session-Id", True),
+        ("X-Client-Secret X-Amz-Credential X-CSRF-TOKEN", True),
+        ("Idempotency-Key Sec-WebSocket-Key Autopay-Session Autopay-Idempotency-Key", False),
+        ("Accept Accept-Language User-Agent Cache-Control X-Request-Id Keep-Alive", False),
+    ],
+)
+def test_credentials_are_told_by_their_names(names: str, found: bool) -> None:
+    for name in names.encode().split():
+        for written in (name, name.lower(), name.upper()):
+            assert rules.is_credential(written) is found, written
+            assert rules.wish([(written, b"x")]).credential is found, written
+
+
+def test_every_condition_is_seen() -> None:
     for name, bypass in product((b"Range", b"If-Range", b"If-Match", b"X-PAYMENT"), (True,)):
         assert rules.wish([(name, b"x")]).bypass is bypass
     assert rules.wish([(b"If-None-Match", b"*")]).known == (b"*",)

@@ -57,7 +57,9 @@ async def test_a_private_answer_is_its_agents_alone(
 
 
 @pytest.mark.parametrize("cache", [SHARED])
-@pytest.mark.parametrize("field", ["Authorization", "Cookie", "X-API-Key"])
+@pytest.mark.parametrize(
+    "field", ["Authorization", "Cookie", "X-API-Key", "X-Goog-Api-Key", "apikey"]
+)
 async def test_who_shows_a_credential_shares_what_may_be_shared_outright(
     home: House, stall: Stall, field: str
 ) -> None:
@@ -86,6 +88,15 @@ async def test_s_maxage_is_for_shared_caches(home: House, stall: Stall) -> None:
     )
     for _ in range(2):
         assert state(await home.ask(f"{stall.url}/a")) == (200, "paid")
+
+
+@pytest.mark.parametrize("field", ["X-RapidAPI-Key", "X-Amz-Security-Token"])
+async def test_one_agents_keys_are_kept_apart(home: House, stall: Stall, field: str) -> None:
+    stall.goods = lambda seen: paid(body=seen.headers[field.lower()].encode())
+    for who in ("ann", "bob"):
+        for how in ("paid", "cached"):
+            answer = await home.ask(f"{stall.url}/a", headers={field: who})
+            assert (state(answer), answer.body) == ((200, how), who.encode())
 
 
 @pytest.mark.parametrize("cache", [SHARED])

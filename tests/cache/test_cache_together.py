@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
+from proxy.gatekeeper import Gatekeeper
+from proxy.wire.caching import Arrived
+from proxy.wire.delivering import Delivering
 from proxy.wire.endpoint import reset
+from proxy.wire.gate import PaymentRequired, Purchase, Reply
 from tests.cache.stall import FRESH, PRICE, Stall, another, by_hand, paid, state
 from tests.e2e.house import Answer, House, until
 from tests.e2e.seller import HangUp, reply
@@ -198,6 +202,57 @@ async def test_nobody_waits_for_ever(home: House, stall: Stall) -> None:
     for one in (leader, follower):
         assert state(await one) == (200, "paid")
     assert state(await home.ask(f"{stall.url}/a")) == (200, "cached")
+
+
+@pytest.mark.parametrize("settings", [{"limits": {"challenge_bytes": 1024}}])
+async def test_the_first_hangs_up_over_a_long_402_that_is_not_paid(
+    home: House, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = reply(402, [], b"p" * 4096).replace(b"Length: 4096", b"Length: 9999")
+    stall.free = lambda seen: endless if len(stall.asked) == 1 else reply(200, [], b"free")
+    pay, met, decided = Gatekeeper.pay, list[Purchase](), asyncio.Event()
+
+    async def slowly(gate: Gatekeeper, purchase: Purchase, challenge: PaymentRequired) -> Reply:
+        met.append(purchase)
+        await decided.wait()
+        return await pay(gate, purchase, challenge)
+
+    monkeypatch.setattr(Gatekeeper, "pay", slowly)
+    host, port = home.service.proxy_address
+    _, program = await asyncio.open_connection(host, port)
+    program.write(by_hand(home, f"{stall.url}/a"))
+    await until(lambda: bool(met))
+    followers = await waiting(home, f"{stall.url}/a", 2)
+    reset(program.transport)
+    await until(lambda: met[0].gone)
+    decided.set()
+    async with asyncio.timeout(10):  # much less than they would wait
+        assert states(await followers) == {(200, None): 2}
+
+
+async def test_a_fault_of_ours_in_mid_answer_holds_up_nobody(
+    home: House, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Delivering) -> Arrived:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Delivering, "_arrived", fails)
+    cache = home.service.cache
+    assert cache is not None
+    stall.seller.hold = asyncio.Event()
+    host, port = home.service.proxy_address
+    answer, program = await asyncio.open_connection(host, port)
+    program.write(by_hand(home, f"{stall.url}/a"))
+    await until(lambda: stall.sold == 1)
+    follower = await waiting(home, f"{stall.url}/a", 1)
+    let_go(stall)
+    async with asyncio.timeout(10):  # much less than either would wait
+        with pytest.raises(ConnectionResetError):
+            await answer.read()
+        await until(lambda: cache.waiting == 0 and len(stall.asked) > 2)
+    program.close()
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
 
 
 async def test_a_websocket_passes_by(home: House, stall: Stall) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.ledger import Database, circuits
+from proxy.ledger import Database, circuits, provider_stats
 from proxy.ledger.provider_stats import ProviderDelta, add, load
 
 DELTA = ProviderDelta(
@@ -59,6 +59,15 @@ async def test_what_is_of_now_is_set_and_the_breaker_left_alone(database: Databa
     await add(database, [DELTA])
     stats = (await load(database))[DELTA.id]
     assert (stats.consecutive_failures, stats.circuit_open_until) == (0, until)
+
+
+async def test_only_those_that_were_seen_last_are_loaded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_stats, "MOST", 2)
+    for n in range(4):
+        await add(database, [replace(DELTA, id=f"https://{n}:443")])
+    assert list(await load(database)) == ["https://3:443", "https://2:443"]
 
 
 async def test_replicas_add_up_without_deadlock(database: Database) -> None:

@@ -1,5 +1,6 @@
 """Sellers of one thing, and a house that has an intent for it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from typing import Any
 
 from proxy.localnet import Localnet
 from tests.e2e.house import Answer, House, house
-from tests.e2e.seller import offer
-from tests.providers.faulty import Act, Faulty, faulty, priced
+from tests.e2e.seller import DEVNET, Seen, b64, offer, reply
+from tests.providers.faulty import GOODS, JSON, Act, Faulty, faulty, priced
 
 HOST = "http://quote.intent.autopay"
 
@@ -39,6 +40,23 @@ class Market:
 def asks(net: Localnet, then: Act, micros: int = 1000) -> Act:
     """A seller that wants `micros` of USDC, and does `then` for them."""
     return priced(offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()), micros), then)
+
+
+def settles_late(
+    more: asyncio.Event, body: bytes = GOODS, kind: bytes = JSON, *, head: bool = True
+) -> Act:
+    """As `settles`, but when there is `more`; its `head` comes at once, and half of its body."""
+    settlement = {"success": True, "transaction": "5" * 88, "network": DEVNET, "payer": "p"}
+    data = reply(200, [(b"PAYMENT-RESPONSE", b64(settlement)), (b"Content-Type", kind)], body)
+    at = len(data) - len(body) // 2 if head else 0
+
+    async def act(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(data[:at])
+        await writer.drain()
+        await more.wait()
+        writer.write(data[at:])
+
+    return act
 
 
 @asynccontextmanager

@@ -1,17 +1,22 @@
 """POST /v1/procure/rank and /execute, GET /v1/procure/state: an agent's rights, and no more."""
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import pytest
+
 from policies import Policy
-from proxy.admin import Role
+from proxy.admin import Role, procure
+from proxy.admin.listener import CONNECTIONS
 from proxy.ledger import agents
 from proxy.localnet import Localnet
 from tests.admin.desk import Desk, refused
 from tests.e2e.house import LOOPBACK, until
 from tests.procurement.market import Market, asks, market
-from tests.providers.faulty import GOODS, good, hangs_up, settles, wrong
+from tests.providers.faulty import GOODS, good, hangs, hangs_up, settles, wrong
 
 EXECUTE, RANK, STATE = "/v1/procure/execute", "/v1/procure/rank", "/v1/procure/state"
 
@@ -77,6 +82,58 @@ async def test_execute(net: Localnet, dsn: str, tmp_path: Path) -> None:
         assert theirs["receipts"] == []
         everybodys = (await desk.ask("/procure/state", Role.READER)).json
         assert [one["agent"] for one in everybodys["receipts"]] == ["shopper", "shopper"]
+
+
+async def test_those_under_way_leave_room_for_the_operator(
+    net: Localnet, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with market(net, dsn, tmp_path, {"slow": hangs()}) as quotes:
+        desk, wish = Desk(quotes.home), {"intent": "quote"}
+        mine, theirs = quotes.home.token, await another(quotes)
+        await desk.key(Role.OPERATOR)
+        # A program that keeps every connection it gets.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as crowd:
+
+            async def execute(path: str) -> tuple[int, str | None, str | None]:
+                bearer = {"Authorization": f"Bearer {mine}"}
+                async with crowd.post(desk.url + path, json=wish, headers=bearer) as response:
+                    said = await response.json()
+                    assert said["code"] == "too_many_connections"
+                    headers = response.headers
+                    return response.status, headers.get("Retry-After"), headers.get("Connection")
+
+            calls = [
+                asyncio.create_task(execute((EXECUTE, "/procure/execute")[n % 2]))
+                for n in range(CONNECTIONS)
+            ]
+            await until(lambda: sum(call.done() for call in calls) == CONNECTIONS - 16)
+            assert {call.result() for call in calls if call.done()} == {(503, "1", "close")}
+            assert len(quotes.sellers["slow"].seen) == 16
+            await desk.does("PUT", f"/v1/agents/{quotes.home.agent}/freeze", status=204)
+            await desk.does("PUT", "/v1/halt", {"reason": "a crowd"})
+            assert (await desk.ask("/healthz")).status == 200
+            await desk.does("DELETE", "/v1/halt")
+            # Another agent has places of its own, as long as there are any.
+            monkeypatch.setattr(procure, "MOST_OF_ALL", 16)
+            answer = await desk.ask(EXECUTE, theirs, "POST", json=wish)
+            refused(answer, 503, "too_many_connections")
+            assert "At most 16 executes are" in answer.json["detail"]
+            monkeypatch.setattr(procure, "MOST_OF_ALL", 17)
+            call = asyncio.create_task(desk.ask(EXECUTE, theirs, "POST", json=wish))
+            await until(lambda: len(quotes.sellers["slow"].seen) == 17)
+            for one in (call, *calls):
+                one.cancel()
+            await asyncio.gather(call, *calls, return_exceptions=True)
+        # Who has gone has left his place.
+        quotes.sellers["slow"].act = good()
+        monkeypatch.setattr(procure, "MOST_OF_ALL", 1)
+
+        async def served() -> bool:
+            return (await desk.ask(EXECUTE, theirs, "POST", json=wish)).status == 200
+
+        async with asyncio.timeout(20):
+            while not await served():
+                await asyncio.sleep(0.1)
 
 
 async def test_all_fail(net: Localnet, dsn: str, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from proxy.ledger import LedgerUnavailable
 from proxy.localnet import Localnet
+from proxy.wire.aside import fetch
+from proxy.wire.problem import Problem
 from tests.e2e.house import Answer
-from tests.procurement.market import Market, asks, market
+from tests.procurement.market import Market, asks, market, settles_late
 from tests.providers.faulty import GOODS, good, hangs_up, settles, status
 
 KEY = {"Idempotency-Key": "order-7"}
@@ -82,6 +84,58 @@ async def test_in_doubt_nobody_else_is_paid(net: Localnet, dsn: str, tmp_path: P
         # Without a key, it is a wish of its own.
         quotes.sellers["vague"].act = hangs_up()
         assert (await quotes.want()).headers["Autopay-Candidate"] == "paid"
+
+
+async def test_nobody_else_is_paid_while_an_answer_is_late(
+    net: Localnet, dsn: str, tmp_path: Path
+) -> None:
+    """It is settled, so it is not in doubt; but nobody knows yet what was delivered for it."""
+    more = asyncio.Event()
+    acts = {"late": asks(net, settles_late(more)), "paid": asks(net, settles())}
+    async with market(net, dsn, tmp_path, acts, intent={"seconds": 1}) as quotes:
+        first = await quotes.want(headers=KEY)
+        assert (first.status, first.json["code"]) == (502, "intent_failed")
+        (attempt,) = first.json["attempts"]
+        assert (attempt["money"], attempt["cost_usd"]) == ("paid", "0.001")
+        assert quotes.payments("paid") == 0
+        more.set()
+        again = await quotes.want(headers=KEY)
+        assert (again.status, again.body) == (200, GOODS)
+        assert again.headers["Autopay-Payment"] == attempt["payment"]
+        assert len(await payments(quotes)) == 1
+        # Without a key, it is a wish of its own.
+        more.clear()
+        assert (await quotes.want()).headers["Autopay-Candidate"] == "paid"
+        more.set()
+
+
+@pytest.mark.parametrize("code", ["idempotency_key_reused", "ledger_unavailable"])
+async def test_what_ends_a_run_tells_of_its_money(
+    net: Localnet, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """The key was another's when the second one was to be paid; and the ledger, asked whose, may
+    be away."""
+    acts = {"liar": asks(net, settles(500)), "next": good()}
+    async with market(net, dsn, tmp_path, acts) as quotes:
+        real = fetch
+
+        async def away(*_: object) -> None:
+            raise LedgerUnavailable("it is away", may_have_happened=False)
+
+        async def fetched(*of: Any, **options: Any) -> Any:
+            if of[3].attempt == 1:
+                return await real(*of, **options)
+            if code == "ledger_unavailable":
+                ours = quotes.home.service.procurement
+                monkeypatch.setattr(ours._database, "fetch", away)
+            return Problem(422, "idempotency_key_reused", "Another's. Nothing was paid for this.")
+
+        monkeypatch.setattr("proxy.procurement.procurement.fetch", fetched)
+        answer = await quotes.want(headers=KEY)
+        assert answer.json["code"] == code
+        assert (answer.json["lost_usd"], len(answer.json["attempts"])) == ("0.001", 1)
+        assert "0.001 USD were paid for nothing" in answer.json["detail"]
+        assert "othing was" not in answer.json["detail"]
 
 
 async def test_a_key_is_for_one_request(net: Localnet, dsn: str, tmp_path: Path) -> None:

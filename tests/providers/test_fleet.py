@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from proxy.ledger import Database, circuits
+from proxy.ledger import Database, LedgerUnavailable, circuits
 from proxy.providers import BreakerOpen, BreakerRules, Providers, Ticket, fleet
 from tests.e2e.house import until
 
@@ -107,6 +107,29 @@ async def test_two_replicas_agree_within_a_second(
         " WHERE event_type = 'CIRCUIT_BREAKER' GROUP BY 1"
     )
     assert {r["state"]: r["count"] for r in events} == {"open": 5, "closed": 5}
+
+
+async def test_a_storm_of_notices_is_looked_at_with_pauses(
+    database: Database, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "REST_SECONDS", 0.2)
+    looks = 0
+    read = circuits.read
+
+    async def counted(*asked: Any) -> list[circuits.Circuit]:
+        nonlocal looks
+        looks += 1
+        return await read(*asked)
+
+    async with replica(dsn) as one:
+        monkeypatch.setattr(circuits, "read", counted)
+        began = time.perf_counter()
+        for _ in range(100):
+            await database.execute("SELECT pg_notify($1, '')", circuits.CHANNEL)
+            await asyncio.sleep(0.01)
+        await circuits.open_all(database, [circuits.Opening(KEY, 60, "down", 3)])
+        await until(lambda: one.is_tripped(KEY))  # the last is not lost among them
+        assert 2 < looks <= (time.perf_counter() - began) / 0.2 + 2
 
 
 async def test_a_lost_notice_is_made_up_for_by_a_look(
@@ -337,6 +360,36 @@ async def test_without_the_database_each_decides_alone_and_writes_it_later(
         await when(lambda: _nothing_open(database))
         assert not one.is_tripped(KEY)
     assert caplog.text.count("this process' own") == 2  # once for each of the two
+
+
+@pytest.mark.parametrize("in_the_middle", [False, True])
+async def test_a_neutral_probe_does_not_unsay_an_opening_that_is_not_written(
+    database: Database, dsn: str, monkeypatch: pytest.MonkeyPatch, in_the_middle: bool
+) -> None:
+    rules = BreakerRules(failures=3, open_seconds=0.3, successes=1)
+    back = asyncio.Event()
+    open_all = circuits.open_all
+
+    async def away(*_: Any) -> dict[str, int]:
+        if in_the_middle:  # the probe ends while it is being written, and in vain
+            await back.wait()
+        raise LedgerUnavailable("away", may_have_happened=False)
+
+    async with replica(dsn, rules) as one:
+        (await admit(one)).success(latency_ms=1, status=200)
+        await when(lambda: _known(database))  # its row says closed
+        monkeypatch.setattr(circuits, "open_all", away)
+        await fail(one)
+        await until(lambda: one.left_alone(KEY) is None)
+        (await admit(one)).neutral()
+        monkeypatch.setattr(circuits, "open_all", open_all)
+        back.set()
+        await when(lambda: _opened(database))
+        assert one.state(KEY) == "half-open"
+
+
+async def _known(database: Database) -> bool:
+    return bool(await row(database))
 
 
 async def _nothing_open(database: Database) -> bool:

@@ -53,7 +53,9 @@ class World:
 
     @property
     def state(self) -> str:
-        return dict(self.guards.states()).get(KEY, "closed")
+        state = self.guards.state(KEY)
+        assert state == dict(self.guards.states()).get(KEY, "closed")
+        return state
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from proxy.ledger import Database
+from proxy.ledger import Database, LedgerUnavailable
 from proxy.ledger.provider_stats import ProviderStats, load
 from proxy.providers import BreakerOpen, BreakerRules, Providers, Ticket
 from proxy.providers import providers as module
@@ -179,6 +180,31 @@ async def test_a_ledger_that_is_away_disturbs_nothing_and_loses_nothing(
     stats = await saved(database)
     assert stats
     assert (stats.calls, stats.successes) == (5, 5)
+
+
+async def test_what_may_have_been_written_is_not_written_again(
+    database: Database, make: Callable[[], Providers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 0.05)
+    add, arrives = module.saved_stats.add, iter((True, False))
+
+    async def unanswered(*args: Any) -> None:
+        arrived = next(arrives, None) if args[1] else None
+        if arrived is not False:
+            await add(*args)
+        if arrived is not None:
+            raise LedgerUnavailable("no answer in time", may_have_happened=arrived)
+
+    monkeypatch.setattr(module.saved_stats, "add", unanswered)
+    providers = make()
+    await providers.start()
+    for _ in range(3):
+        admitted(providers).success(latency_ms=10, status=200)
+        await asyncio.sleep(0.2)
+    await providers.close()
+    stats = await saved(database)
+    assert stats
+    assert (stats.calls, stats.successes) == (3, 3)
 
 
 async def test_what_comes_in_during_a_flush_is_written_by_the_next(

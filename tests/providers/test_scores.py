@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger import Database, LedgerError
+from proxy.ledger import Database, LedgerError, LedgerUnavailable
 from proxy.ledger import score_sums as saved
 from proxy.providers.fading import Fading
 from proxy.providers.outcome import Outcome
@@ -134,6 +135,84 @@ async def test_a_ledger_that_is_away_loses_nothing(database: Database) -> None:
     await one.flush()
     assert (await book(database)).scores.why(KEY).calls == 1
     assert one.scores.why(KEY).calls == 1
+
+
+async def test_what_may_have_been_written_is_not_written_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, arrives = saved.add, True
+
+    async def unanswered(*args: Any) -> None:
+        if arrives:
+            await add(*args)
+        raise LedgerUnavailable("no answer in time", may_have_happened=arrives)
+
+    one = await book(database)
+    buy(one.scores)
+    monkeypatch.setattr(saved, "add", unanswered)
+    with pytest.raises(LedgerUnavailable):
+        await one.flush()
+    assert one.scores.unsaved() == []
+    assert one.scores.why(KEY).calls == 1
+    arrives = False
+    buy(one.scores)
+    with pytest.raises(LedgerUnavailable):
+        await one.flush()
+    monkeypatch.setattr(saved, "add", add)
+    await one.flush()
+    assert (await book(database)).scores.why(KEY).calls == 2
+
+
+async def test_it_begins_without_scores_that_cannot_be_read(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await book(database)
+    buy(one.scores)
+    await one.flush()
+    await database.execute("ALTER TABLE provider_scores RENAME TO away")
+    other = await book(database)
+    assert "scores can't be read" in caplog.text
+    assert other.scores.providers() == []
+    await database.execute("ALTER TABLE away RENAME TO provider_scores")
+    await other.flush()
+    assert other.scores.why(KEY).calls == 1
+
+
+async def test_of_scores_without_end_the_last_used_are_read_in_time(database: Database) -> None:
+    """`thumbs` is asked for those that are read and were rated, not for every row there is."""
+    await database.execute(
+        "INSERT INTO provider_scores (provider, last_seen_at, rated_at) "
+        "SELECT 'https://p' || n, now() - n * interval '1 second', "
+        "       CASE WHEN n % 100 = 0 THEN now() END FROM generate_series(1, 60000) n"
+    )
+    await database.execute(
+        "INSERT INTO provider_scores (provider, rated_at) VALUES ('https://rated', now())"
+    )
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    rows, now = await saved.changed(database, 5000.0)
+    assert loop.time() - began < 2.5
+    assert [row.provider for row in rows] == [f"https://p{n}" for n in range(1, saved.MOST + 1)]
+    plan = await database.fetch(f"EXPLAIN {saved._ALL}", 5000.0, saved.MOST)
+    assert "idx_provider_scores_seen" in "\n".join(row[0] for row in plan)
+    plan = await database.fetch(f"EXPLAIN {saved._CHANGED}", 5000.0, saved.MOST, now, 5.0)
+    assert "idx_provider_scores_updated" in "\n".join(row[0] for row in plan)
+
+
+async def test_an_endpoint_that_was_rated_before_it_has_a_record_is_looked_up(
+    database: Database,
+) -> None:
+    await database.execute(
+        "INSERT INTO provider_scores (provider, rated_at) VALUES ($1, now())", KEY
+    )
+    one = await book(database)
+    buy(one.scores)
+    buy(one.scores, "https://unrated.example:443", "GET https://unrated.example/")
+    await one.flush()
+    rows = await database.fetch(
+        "SELECT provider, endpoint FROM provider_scores WHERE rated_at > '-infinity'"
+    )
+    assert {tuple(row) for row in rows} == {(KEY, ""), (KEY, QUOTE)}
 
 
 KINDS = st.lists(st.sampled_from(["buy", "lose", "fail", "free", "formless", "back"]), max_size=12)

@@ -197,6 +197,7 @@ FUNCTIONS = """
     rebuild_payment           X       -       -       X
     provider_covers           X       X       X       X
     prune_partitions          X       -       -       X
+    prune_providers           X       -       -       X
     prune_retries             X       -       -       X
     raise_policy_version      -       -       -       -
     queue_deliveries          X       -       -       -

@@ -119,6 +119,34 @@ async def test_old_months_leave_whole_and_the_books_stay(
     assert event["severity"] == "INFO"
 
 
+async def test_providers_that_were_not_seen_for_long_leave(owner: Owner, dsn: str) -> None:
+    ago = "now() - interval '91 days'"
+    await owner.execute(f"""
+        INSERT INTO provider_scores (provider, endpoint, last_seen_at, rated_at) VALUES
+            ('old', '', {ago}, NULL), ('old', 'GET old', {ago}, {ago}),
+            ('rated once', '', NULL, {ago}), ('rated', '', {ago}, now()),
+            ('rated only', '', NULL, now()),
+            ('used', '', now(), NULL), ('used', 'GET old', {ago}, NULL);
+        INSERT INTO x402_procurement_provider_stats
+            (id, last_seen_at, circuit_open_until, updated_at) VALUES
+            ('old', {ago}, NULL, now()), ('never seen', NULL, NULL, {ago}),
+            ('tripped', {ago}, {ago}, now()), ('open', {ago}, now() + interval '1 hour', now()),
+            ('half-open', {ago}, now() - interval '1 hour', now()),
+            ('used', now(), NULL, {ago}), ('new', NULL, NULL, now())
+    """)
+    connection = await asyncpg.connect(dsn, server_settings={"role": WRITER})
+    try:
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="31 days at least"):
+            await connection.execute("SELECT prune_providers(30)")
+        await tasks.prune(connection, 90)
+    finally:
+        await connection.close()
+    scores = await owner.fetch("SELECT provider FROM provider_scores ORDER BY 1")
+    assert [row["provider"] for row in scores] == ["rated", "rated only", "used"]
+    stats = await owner.fetch("SELECT id FROM x402_procurement_provider_stats ORDER BY id")
+    assert [row["id"] for row in stats] == ["half-open", "new", "open", "used"]
+
+
 async def test_nobody_prunes_a_month_that_is_young(dsn: str) -> None:
     connection = await asyncpg.connect(dsn, server_settings={"role": WRITER})
     try:
