@@ -26,7 +26,8 @@ from proxy.ledger import seals
 from proxy.ledger.agents import Agent, token_hash
 from proxy.ledger.errors import LedgerUnavailable
 from proxy.ledger.layers import BOOK, book_of
-from proxy.ledger.roles import role_refused, startup
+from proxy.ledger.listening import TROUBLE, listen
+from proxy.ledger.roles import role_refused
 from proxy.ledger.seals import Unaccepted
 from proxy.paths import PathError
 from proxy.vault import Keyring, UnknownKey, Vault, VaultError
@@ -45,7 +46,6 @@ SELECT a.id, a.name, a.is_active, a.capture_chat,
 FROM agents a JOIN agent_policies p ON p.agent_id = a.id
 """
 _MOST_POLICIES = 10_000  # of agents at providers; past that they are worked out anew
-_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Named(Protocol):
@@ -135,7 +135,7 @@ class Directory:
         await self._vault.keyring()
         try:
             connection = await self._connect()
-        except _TROUBLE as error:
+        except TROUBLE as error:
             if refused := role_refused(error, self._dsn, self._role):
                 raise refused from error
             raise LedgerUnavailable(_line(error), may_have_happened=False) from error
@@ -230,21 +230,16 @@ class Directory:
         return Policy(agent.name, True, 0, 0, 0, 0, version=self.version)
 
     async def _connect(self) -> "Connection":
-        async with asyncio.timeout(self._timeout):
-            connection = await asyncpg.connect(
-                self._dsn,
-                command_timeout=self._timeout,
-                server_settings={"application_name": "autopay directory", **startup(self._role)},
-            )
-            try:
-                # First listen, then read: what changes in between is heard.
-                await connection.add_listener("autopay_directory", self._wake)
-                connection.add_termination_listener(self._wake)
-                await self._load(connection)
-            except BaseException:
-                connection.terminate()
-                raise
-        return connection
+        return await listen(
+            self._dsn,
+            "autopay_directory",
+            self._wake,
+            self._load,
+            name="autopay directory",
+            role=self._role,
+            timeout=self._timeout,
+            ended=self._wake,
+        )
 
     async def _load(self, connection: "Connection") -> None:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -334,7 +329,7 @@ class Directory:
                     log.info("the agents' directory is connected again")
                 await self._refresh(self._connection)
                 pause = 0.1
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 if self._connection is not None:
                     self._connection.terminate()
                 log.warning("the agents' directory is not fresh: %s", _line(error))

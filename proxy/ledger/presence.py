@@ -20,14 +20,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from proxy.ledger.roles import startup
+from proxy.ledger.listening import TROUBLE, listen
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 log = logging.getLogger(__name__)
 
-_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Shared: several services of one process are the same process.
 _SAY = "SELECT pg_advisory_lock_shared(instance_key($1))"
 _TELL = "SELECT pg_notify($1, $2)"
@@ -63,7 +62,7 @@ class Presence:
 
     async def start(self) -> None:
         """An unreachable database is no error here: it is tried again and again."""
-        with contextlib.suppress(*_TROUBLE):
+        with contextlib.suppress(*TROUBLE):
             await self._say()
         self._keeper = asyncio.create_task(self._keep(), name="presence")
 
@@ -95,7 +94,7 @@ class Presence:
                         await self._tell(sender, question)
                 if asked:
                     await asyncio.wait(asked.values())
-        except (TimeoutError, *_TROUBLE) as error:
+        except (TimeoutError, *TROUBLE) as error:
             log.warning("a process that sent an equal payment was asked, in vain: %r", error)
         finally:
             for number in asked:
@@ -125,7 +124,7 @@ class Presence:
         said = {payment: word for payment, word in words.items() if word}
         try:
             await self._tell(UUID(asked["by"]), {"number": asked["number"], "words": said})
-        except _TROUBLE as error:
+        except TROUBLE as error:
             log.warning("another process asked for whom we wait, in vain: %s", error)
 
     async def _keep(self) -> None:
@@ -133,7 +132,7 @@ class Presence:
         while True:
             try:
                 await self._say()
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 log.warning("others cannot see that this process lives: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -154,20 +153,16 @@ class Presence:
             self._connection = await self._connect()
 
     async def _connect(self) -> "Connection":
-        async with asyncio.timeout(self._timeout):
-            connection = await asyncpg.connect(
-                self._dsn,
-                command_timeout=self._timeout,
-                server_settings={"application_name": "autopay presence", **startup(self._role)},
-            )
-            try:
-                # First the ears: whoever is seen to live will be asked.
-                await connection.add_listener(_channel(self._instance), self._heard)
-                await connection.execute(_SAY, self._instance)
-            except BaseException:
-                connection.terminate()
-                raise
-        return connection
+        # First the ears: whoever is seen to live will be asked.
+        return await listen(
+            self._dsn,
+            _channel(self._instance),
+            self._heard,
+            lambda connection: connection.execute(_SAY, self._instance),
+            name="autopay presence",
+            role=self._role,
+            timeout=self._timeout,
+        )
 
 
 def _channel(instance: UUID) -> str:

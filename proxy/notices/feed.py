@@ -25,7 +25,7 @@ from uuid import UUID
 import asyncpg
 
 from proxy.ledger.errors import LedgerUnavailable
-from proxy.ledger.roles import startup
+from proxy.ledger.listening import TROUBLE, listen
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -37,7 +37,6 @@ QUEUE = 1_000  # events that may wait for a subscriber
 DENIED = "PAYMENT_DENIED"  # the type of an event that is a decision row
 _PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
-_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _NO_ID = UUID(int=0)
 
 _READ = """
@@ -193,7 +192,7 @@ class Feed:
                 rows = await connection.fetch(
                     _READ, str(from_here.xid), from_here.id, self._since, PAGE
                 )
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 self._let_go()
                 words = " ".join(str(error).split())[:300] or "no answer in time"
                 raise LedgerUnavailable(
@@ -269,27 +268,21 @@ class Feed:
         connection = self._connection
         if connection is not None and not connection.is_closed():
             return connection
-        async with asyncio.timeout(self._timeout):
-            connection = await asyncpg.connect(
-                self._dsn,
-                command_timeout=self._timeout,
-                server_settings={
-                    "application_name": "autopay notices",
-                    "enable_seqscan": "off",
-                    "jit": "off",
-                    **startup(self._role),
-                },
-            )
-            try:
-                # First listen, then read: what is notified in between is heard.
-                await connection.add_listener("autopay_events", self._hear)
-                connection.add_termination_listener(self._hear)
-                self._since = await connection.fetchval("SELECT events_since()")
-            except BaseException:
-                connection.terminate()
-                raise
-        self._connection = connection
-        return connection
+        self._connection = await listen(
+            self._dsn,
+            "autopay_events",
+            self._hear,
+            self._begin,
+            name="autopay notices",
+            role=self._role,
+            timeout=self._timeout,
+            ended=self._hear,
+            by_index=True,
+        )
+        return self._connection
+
+    async def _begin(self, connection: "Connection") -> None:
+        self._since = await connection.fetchval("SELECT events_since()")
 
     def _let_go(self) -> None:
         if self._connection is not None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from proxy.ledger import Database, LedgerError, circuits
-from proxy.ledger.roles import startup
+from proxy.ledger.listening import TROUBLE, listen
 from proxy.providers.guard import Guards
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ LEASE_SECONDS = 10.0  # renewed at every look
 LEASE_WAIT = 1.0  # for the database to give it
 _PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
-_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +194,7 @@ class Fleet:
             self._heard.clear()
             try:
                 await self._look()
-            except (*_TROUBLE, LedgerError) as error:
+            except (*TROUBLE, LedgerError) as error:
                 self._trouble(error)
                 if self._connection is not None:
                     self._connection.terminate()
@@ -233,26 +232,17 @@ class Fleet:
         connection = self._connection
         if connection is not None and not connection.is_closed():
             return connection
-        async with asyncio.timeout(self._timeout):
-            connection = await asyncpg.connect(
-                self._dsn,
-                command_timeout=self._timeout,
-                server_settings={
-                    "application_name": "autopay breakers",
-                    "enable_seqscan": "off",
-                    "jit": "off",
-                    **startup(self._role),
-                },
-            )
-            try:
-                # First listen, then look: what is notified in between is heard.
-                await connection.add_listener(circuits.CHANNEL, self._hear)
-                connection.add_termination_listener(self._hear)
-            except BaseException:
-                connection.terminate()
-                raise
-        self._connection = connection
-        return connection
+        self._connection = await listen(
+            self._dsn,
+            circuits.CHANNEL,
+            self._hear,
+            name="autopay breakers",
+            role=self._role,
+            timeout=self._timeout,
+            ended=self._hear,
+            by_index=True,
+        )
+        return self._connection
 
     def _hear(self, *_: object) -> None:
         self._heard.set()

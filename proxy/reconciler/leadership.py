@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from proxy.ledger import LedgerUnavailable
+from proxy.ledger.listening import TROUBLE
 from proxy.reconciler.books import Account
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 _KEY = "hashtextextended('reconciler ' || $1 || ' ' || $2, 402)"
-_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Leadership:
@@ -41,7 +41,7 @@ class Leadership:
                 )
                 if taken:
                     self._led.add(account)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self.close()
             words = " ".join(str(error).split()) or "no answer in time"
             raise LedgerUnavailable(
@@ -58,7 +58,7 @@ class Leadership:
             await self._connection.execute(
                 f"SELECT pg_advisory_unlock({_KEY})", account.network, account.address
             )
-        except _TROUBLE:
+        except TROUBLE:
             self.close()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from proxy.ledger import LedgerUnavailable
+from proxy.ledger.listening import TROUBLE
 from proxy.ledger.roles import startup
 from proxy.upkeep import tasks
 from proxy.upkeep.backup import backup_into
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LEADER = (402, 22)  # beside the migrations' and the partitions' own locks
-_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 # What failed is tried again after an hour at most, however seldom it is due.
@@ -86,7 +86,7 @@ class Keeper:
             await self._lead()
             if self._connection is not None:
                 await self._do("partitions", self._partitions)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self._let_go()
             words = f"the ledger's database: {_line(error)}"
             raise LedgerUnavailable(words, may_have_happened=False) from error
@@ -108,7 +108,7 @@ class Keeper:
             try:
                 if await self._lead():
                     await self._round()
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 self._let_go()
                 log.warning("the database's upkeep is interrupted: %s", _line(error))
             with suppress(TimeoutError):
@@ -165,7 +165,7 @@ class Keeper:
         assert connection is not None
         try:
             await act(connection)
-        except (*_TROUBLE, UpkeepError) as error:
+        except (*TROUBLE, UpkeepError) as error:
             self.failures += 1
             log.error("database upkeep: %s failed: %s", task, _line(error))
             if connection.is_closed():

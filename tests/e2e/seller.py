@@ -28,6 +28,15 @@ class Seen:
         return self.headers.get("payment-signature") or self.headers.get("x-payment")
 
 
+async def received(reader: asyncio.StreamReader) -> Seen:
+    """The next request. Raises IncompleteReadError: there is none."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    line, *fields = head[:-4].split("\r\n")
+    headers = {k.lower(): v.strip() for k, _, v in (f.partition(":") for f in fields)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Seen(line, headers, body)
+
+
 class Hang(Exception):
     """Say nothing, and keep the connection."""
 
@@ -58,11 +67,7 @@ class Seller:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                line, *fields = head[:-4].split("\r\n")
-                headers = {k.lower(): v.strip() for k, _, v in (f.partition(":") for f in fields)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                seen = Seen(line, headers, body)
+                seen = await received(reader)
                 self.seen.append(seen)
                 if self.hold_all is not None:
                     await self.hold_all.wait()

@@ -20,7 +20,17 @@ from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.seller import DEVNET, Hang, HangUp, Headers, Seen, b64, challenge, reply
+from tests.e2e.seller import (
+    DEVNET,
+    Hang,
+    HangUp,
+    Headers,
+    Seen,
+    b64,
+    challenge,
+    received,
+    reply,
+)
 from tests.wire.wire_tls import Authority
 
 Act = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
@@ -45,11 +55,7 @@ class Faulty:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                line, *fields = head[:-4].split("\r\n")
-                headers = {k.lower(): v.strip() for k, _, v in (f.partition(":") for f in fields)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                seen = Seen(line, headers, body)
+                seen = await received(reader)
                 self.seen.append(seen)
                 try:
                     await self.act(seen, writer)
