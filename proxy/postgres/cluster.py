@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from proxy.postgres import configuration
@@ -49,8 +50,9 @@ class Cluster:
             self._initdb()
         self._check_major()
 
-    def start(self) -> None:
-        """Start the server and wait until it answers. Raises PostgresError with the log's words."""
+    def start(self, inherited: int) -> None:
+        """Start the server and wait until it answers; its processes keep the descriptor `inherited`
+        open. Raises PostgresError with the log's words."""
         socket_dir = self._socket_dir()
         self._own_directory(socket_dir)
         self._write("postgresql.conf", configuration.server_conf(self.home, socket_dir))
@@ -63,6 +65,7 @@ class Cluster:
         done = self._run(
             *("pg_ctl", "start", "--wait", "--silent", f"--timeout={STEP_SECONDS:.0f}"),
             *("-D", str(self.data), "-l", str(startup_log), "-o", options),
+            inherited=(inherited,),
         )
         if done.returncode:
             raise PostgresError(
@@ -94,14 +97,16 @@ class Cluster:
     def clear_stale_pid_file(self, *, others_live: bool) -> None:
         """Remove a pid file that would keep PostgreSQL from starting although no server lives.
 
-        Call it only when `processes.settled` found none. A file that names no process at all is
-        left to PostgreSQL, which also checks the old server's shared memory. `others_live` says
-        that another autopay process holds this directory: then a number taken by a stranger here
-        may well be a live server of another container, and nothing is touched.
+        Call it only when `processes.settled` found none, with the server's sign of life in hand.
+        A container that is started again gives out the same small numbers: the one that the files
+        name may soon be the new server's own, or its child's. `others_live` says that another
+        autopay process holds this directory: then nothing is touched, since a server that is older
+        than the sign of life may well be that one's. PostgreSQL, which also checks the old server's
+        shared memory, decides where the file names no process; a stranger's number is refused.
         """
         named = read_pid_file(self.data)
         life = life_of(named.pid, self.data) if named else Life.ZOMBIE
-        if life is Life.GONE:
+        if life is Life.GONE and others_live:
             return
         if named and life is Life.STRANGER and others_live:
             raise PostgresError(
@@ -197,7 +202,7 @@ class Cluster:
         Path(fresh.name).replace(self.home / name)
 
     def _run(
-        self, tool: str, *arguments: str, stdin: str = ""
+        self, tool: str, *arguments: str, stdin: str = "", inherited: Sequence[int] = ()
     ) -> "subprocess.CompletedProcess[str]":
         """Run one of PostgreSQL's programs as the account, with nothing of our environment.
 
@@ -217,6 +222,7 @@ class Cluster:
             user=account.uid if account.drop else None,
             group=account.gid if account.drop else None,
             extra_groups=[] if account.drop else None,
+            pass_fds=inherited,
             timeout=STEP_SECONDS + 10,
         )
 

@@ -19,7 +19,7 @@ from proxy.postgres.cluster import Cluster
 from proxy.postgres.configuration import DATABASE, ROLE
 from proxy.postgres.errors import PostgresError
 from proxy.postgres.processes import Life, PidFile, life_of, read_pid_file, reap, settled
-from proxy.postgres.sharing import Membership, alone
+from proxy.postgres.sharing import Membership, alone, sign_of_life
 
 PATIENCE_SECONDS = 120.0  # for another process that starts it, and for a recovery after a crash
 
@@ -104,8 +104,9 @@ class EmbeddedPostgres:
 
 
 def _start_anew(cluster: Cluster, *, others_live: bool) -> PidFile:
-    cluster.clear_stale_pid_file(others_live=others_live)
-    cluster.start()
+    with sign_of_life(cluster.home / "server.lock") as inherited:
+        cluster.clear_stale_pid_file(others_live=others_live)
+        cluster.start(inherited)
     server = settled(cluster.data, PATIENCE_SECONDS)
     if server is None:
         raise PostgresError(f"PostgreSQL ended as soon as it had started in {cluster.home}")

@@ -197,6 +197,56 @@ async def test_a_pid_file_that_names_a_stranger_is_stale(data_dir: Path) -> None
         stranger.kill()
 
 
+@pytest.mark.skipif(not ROOT, reason="a PID namespace is root's to make")
+async def test_a_server_of_another_container_is_seen(data_dir: Path) -> None:
+    """Neither it nor its number can be seen, and PostgreSQL would start a second one."""
+    server = EmbeddedPostgres(data_dir)
+    dsn = await server.start()
+    old = postmaster(data_dir)
+    unseen = ("unshare", "--pid", "--ipc", "--mount-proc", "--fork")
+    for gone in (False, True):
+        if gone:  # the user that started it, which is a sign of life as well
+            assert server._use
+            server._use.membership.leave()
+        other = subprocess.run(
+            [*unseen, sys.executable, "-c", START, data_dir],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert other.returncode
+        assert "cannot be seen from here" in other.stderr
+        assert postmaster(data_dir) == old
+        assert await ask(dsn, "SELECT 1") == 1
+    kill_server(data_dir)
+    other = subprocess.run(
+        [*unseen, sys.executable, "-c", START + "asyncio.run(server.stop())", data_dir],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 0, other.stderr
+
+
+@pytest.mark.skipif(not ROOT, reason="a PID namespace is root's to make")
+async def test_a_container_is_started_again_after_it_was_killed(data_dir: Path) -> None:
+    """Its processes get the same small numbers: the old server's is a child's of the new one."""
+    unseen = ("unshare", "--pid", "--ipc", "--mount-proc", "--fork", "--kill-child")
+    for _ in range(2):
+        container = subprocess.Popen(
+            [*unseen, sys.executable, "-c", START + "import time; time.sleep(60)", data_dir],
+            stdout=subprocess.PIPE,
+        )
+        assert container.stdout
+        assert b"postgresql://" in container.stdout.readline()
+        old = postmaster(data_dir)
+        container.kill()
+        container.communicate()
+        # The new server's first child, as where numbers are given out one by one.
+        lock = Path(old.socket_dir) / ".s.PGSQL.5432.lock"
+        lock.write_text(lock.read_text().replace(f"{old.pid}\n", f"{old.pid + 1}\n", 1))
+
+
 @pytest.mark.parametrize("rest", ["", "12345"])
 async def test_a_pid_file_cut_short_is_stale(data_dir: Path, rest: str) -> None:
     server = EmbeddedPostgres(data_dir)
