@@ -13,12 +13,14 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from uuid import UUID
 
 import uvloop
 
-from bench.wire import BODY, CREDENTIAL, LEAVE, Open, Process, Sample, load, report, upstream
+from bench.load import BODY, take_turns, upstream
+from bench.processes import play, spawned
+from bench.wire import LEAVE, Open
 from policies import Ask, Policy
 from proxy.cache import PaidCache, Savings, Shelves, Terms
 from proxy.cache.rules import Life
@@ -100,43 +102,14 @@ async def proxy(way: str, port: int) -> int:
     return (await plane.listen("127.0.0.1", 0, ForwardRouter(gate)))[1]
 
 
-def play(way: str, port: int) -> None:
-    """Run one process until it is killed; its port is the first line it prints."""
-    start: Callable[[], object] = upstream if way == "upstream" else lambda: proxy(way, port)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.stdout.write(f"{runner.run(start())}\n")  # type: ignore[arg-type]
-        sys.stdout.flush()
-        runner.run(asyncio.Event().wait())  # type: ignore[arg-type]
-
-
-async def spawn(way: str, port: int = 0) -> tuple[asyncio.subprocess.Process, Process]:
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.cache", "--play", way, "--port", str(port)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert child.stdout is not None
-    return child, Process(child.pid, int(await child.stdout.readline()))
-
-
 async def bench(seconds: float, rounds: int) -> None:
-    up = await spawn("upstream")
-    spawned = {"direct": up} | {way: await spawn(way, up[1].port) for way in WAYS}
-    try:
-        host = b"127.0.0.1:%d" % up[1].port
-        proxied = b"GET http://%b/small HTTP/1.1\r\nHost: %b\r\n%b\r\n\r\n"
-        for width in (1, 32):
-            samples: dict[str, list[Sample]] = {way: [] for way in spawned}
-            for _ in range(rounds):
-                for way, (_, it) in spawned.items():
-                    raw = proxied % (host, host, CREDENTIAL)
-                    if way == "direct":
-                        raw = b"GET /small HTTP/1.1\r\nHost: %b\r\n\r\n" % host
-                    samples[way].append(await load(it.port, raw, width, seconds, it.cpu))
-            report(f"1 KiB, keep-alive, {width} connection(s)", samples)
-    finally:
-        for child, _ in spawned.values():
-            child.kill()
-            await child.wait()
+    async with AsyncExitStack() as stack:
+        up = await stack.enter_async_context(spawned("bench.cache", "upstream"))
+        ways = {"direct": up}
+        for way in WAYS:
+            options = (way, "--port", str(up.port))
+            ways[way] = await stack.enter_async_context(spawned("bench.cache", *options))
+        await take_turns(ways, up.port, seconds=seconds, rounds=rounds)
 
 
 def main() -> None:
@@ -147,7 +120,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
-        play(arguments.play, arguments.port)
+        way, port = arguments.play, arguments.port
+        play(upstream() if way == "upstream" else proxy(way, port))
     else:
         began = time.monotonic()
         uvloop.run(bench(arguments.seconds, arguments.rounds))

@@ -19,10 +19,10 @@ from proxy.ledger import (
     Reserved,
     SettledReceipt,
     agents,
-    new_id,
 )
 from proxy.ledger.agents import Agent
 from proxy.vault import GivenKeys, Vault
+from tests.ledger.reservations import reservation
 
 PROVIDER = "https://api.bench.example:443"
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -106,22 +106,22 @@ async def _caller(ledger: Ledger, agent: Agent, left: Iterator[int], times: _Tim
     for number in left:
         if number % 50 == 0:
             trace = f"trace-{secrets.token_hex(4)}"
-        reservation = _reservation(agent, session, trace)
-        delivery = _delivery(agent, reservation)
+        asked = _reservation(agent, session, trace)
+        delivery = _delivery(agent, asked)
         receipt = SettledReceipt(
             claimed=True,
             http_status=200,
             success=True,
             latency_ms=9,
             transaction=_base58(88),
-            network=reservation.network,
+            network=asked.network,
             response_header="eyJzdWNjZXNzIjp0cnVlfQ==",
         )
         begun = clock()
-        reserved = await ledger.reserve(reservation)
+        reserved = await ledger.reserve(asked)
         held = clock()
         assert isinstance(reserved, Reserved), reserved
-        assert await ledger.settle(reservation.payment_id, receipt)
+        assert await ledger.settle(asked.payment_id, receipt)
         settled = clock()
         assert await ledger.deliver(delivery)
         done = clock()
@@ -132,32 +132,22 @@ async def _caller(ledger: Ledger, agent: Agent, left: Iterator[int], times: _Tim
 
 
 def _reservation(agent: Agent, session: str, trace: str) -> Reservation:
-    return Reservation(
-        payment_id=new_id(),
-        agent_id=agent.id,
-        price=10_000,
+    """With all that a real one has to be written."""
+    return reservation(
+        agent.id,
         session_id=session,
         trace_id=trace,
         provider=PROVIDER,
-        method="GET",
         endpoint="https://api.bench.example/v1/quote",
         request_body_sha256=sha256(b"").digest(),
-        x402_version=2,
-        network="solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
-        asset="4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
-        symbol="USDC",
-        amount=10_000,
-        pay_to="2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4",
         payer="7f1kAW7ZaYq6iMfeYKouRu166VU2xqa1EtWTRABZaYqN",
         fee_payer="2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4",
         source_account=_base58(44),
         destination_account=_base58(44),
         memo=secrets.token_hex(16),
         blockhash=_base58(44),
-        last_valid_block_height=250,
         blockhash_slot=100,
         client_signature=_base58(88),
-        message_sha256=sha256(secrets.token_bytes(16)).digest(),
         payload={"transaction": secrets.token_hex(400)},
         request_key=sha256(secrets.token_bytes(16)).digest(),
         url_sealed=secrets.token_bytes(120),
@@ -169,10 +159,10 @@ def _reservation(agent: Agent, session: str, trace: str) -> Reservation:
     )
 
 
-def _delivery(agent: Agent, reservation: Reservation) -> Delivery:
+def _delivery(agent: Agent, asked: Reservation) -> Delivery:
     return Delivery(
         provider=PROVIDER,
-        url=reservation.endpoint,
+        url=asked.endpoint,
         method="GET",
         status=200,
         response_hash=sha256(b"").hexdigest(),
@@ -180,11 +170,11 @@ def _delivery(agent: Agent, reservation: Reservation) -> Delivery:
         success=True,
         schema_ok=True,
         score=0.9,
-        payment_id=reservation.payment_id,
+        payment_id=asked.payment_id,
         agent_id=agent.id,
-        amount=reservation.amount,
+        amount=asked.amount,
         transaction=_base58(88),
-        pay_to=reservation.pay_to,
+        pay_to=asked.pay_to,
     )
 
 

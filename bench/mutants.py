@@ -50,6 +50,7 @@ class Mutant:
     """For the campaign."""
 
 
+_TODAY = "current_setting('autopay.today')::timestamptz"
 MUTANTS = (
     Mutant(
         "release by timeout",
@@ -106,9 +107,9 @@ MUTANTS = (
         ],
         rules=[
             Rule(
-                "reserve",
-                "AND v_counter.spent_micros + v_counter.held_micros + q.price_micros > v_limit",
-                "AND false",
+                "take",
+                "ELSIF v_counter.spent_micros + v_counter.held_micros + q.price_micros > v_limit",
+                "ELSIF false",
             )
         ],
         sql="""
@@ -117,7 +118,8 @@ CREATE FUNCTION fits(p jsonb) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $
     SELECT coalesce(bool_and(
                b.spent_micros + b.held_micros + q.price_micros <= counter_limit(b, a)), true)
       FROM jsonb_populate_record(NULL::reservation_request, p) q,
-           counters_of(q, (now() AT TIME ZONE 'UTC')::date) c, budget_counters b, agent_policies a
+           counters_of(q, limits_of(q.agent_id, q.provider), now()) c, budget_counters b,
+           agent_policies a
      WHERE b.scope = c.scope AND a.agent_id = q.agent_id
        AND counter_limit(b, a) IS NOT NULL
 $$;
@@ -130,8 +132,9 @@ GRANT EXECUTE ON FUNCTION fits(jsonb) TO PUBLIC""",
             Edit(
                 "proxy/exchange.py",
                 "            # A bare 402 would make the program pay again.\n",
-                "            purchase._answer = None  # type: ignore[attr-defined]\n"
-                "            return await self.pay(purchase, challenge)\n",
+                "            again = committed.deal.purchase\n"
+                "            again._answer = None  # type: ignore[attr-defined]\n"
+                "            return await self.pay(again, PaymentRequired(answer.headers, said))\n",
             )
         ],
     ),
@@ -150,20 +153,18 @@ GRANT EXECUTE ON FUNCTION fits(jsonb) TO PUBLIC""",
         "the day of the local clock",
         [
             Edit(
-                "proxy/ledger/ledger.py",
-                '                    "payment_id": str(r.payment_id),\n'
-                '                    "agent_id": str(r.agent_id),',
-                '                    "payment_id": str(r.payment_id),\n'
-                '                    "today": date.today().isoformat(),\n'
-                '                    "agent_id": str(r.agent_id),',
+                "proxy/ledger/database.py",
+                '                        "timezone": "UTC",\n',
+                '                        "timezone": "UTC",\n'
+                '                        "autopay.today": __import__("time").strftime("%F"),\n',
             )
         ],
         rules=[
+            Rule("take", "(now() AT TIME ZONE 'UTC')::date", f"{_TODAY}::date"),
+            Rule("take", "counters_of(q, v_limits, now())", f"counters_of(q, v_limits, {_TODAY})"),
             Rule(
-                "reserve",
-                "(now() AT TIME ZONE 'UTC')::date",
-                "(p_request ->> 'today')::date",
-            )
+                "tick", "lock_counters(v_requests, now(),", f"lock_counters(v_requests, {_TODAY},"
+            ),
         ],
         tests=["tests/campaign/test_rows.py", "-k", "clocks"],
     ),

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import uvloop
 
-from bench.wire import CREDENTIAL, Open
+from bench.load import BODY, CREDENTIAL
+from bench.processes import play, spawned
+from bench.wire import Open
 from proxy.authority import Authority, Leaves
 from proxy.wire.gate import Delivery, Paid, PaymentRequired, Purchase, Reply
 from proxy.wire.intercept import TunnelRules
@@ -28,7 +30,6 @@ from proxy.wire.plane import DataPlane, tune_malloc
 from proxy.wire.routes import ForwardRouter
 
 PAYMENT = (b"PAYMENT-SIGNATURE", b"c2lnbmVk")
-BODY = bytes(1024)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n" + BODY
 DEMAND = b"HTTP/1.1 402 Payment Required\r\nContent-Length: 2\r\n\r\n{}"
 WIDTH = 20
@@ -39,14 +40,6 @@ WIDTH = 20
 
 class Payer(Open):
     """Pays for everything, with nothing."""
-
-    def by_credentials(self, name: str, token: str) -> "Payer | None":
-        return self if (name, token) == ("bench", "bench") else None
-
-    def certificate_rejected(self, *_: object) -> None: ...
-
-    async def standing(self, *_: object) -> dict[str, object]:
-        return {}
 
     async def pay(self, purchase: Purchase, challenge: PaymentRequired) -> Reply:
         async def finish(_: Delivery) -> None: ...
@@ -61,14 +54,6 @@ async def proxy(folder: Path) -> int:
     leaves = Leaves(Authority.load(folder / "ours"))
     plane.intercept(leaves, TunnelRules(tunnel=("127.0.0.1",)))
     return (await plane.listen("127.0.0.1", 0, ForwardRouter(gate)))[1]
-
-
-def play(folder: Path) -> None:
-    """Run the proxy in this process until it is killed; its port is the first line it prints."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.stdout.write(f"{runner.run(proxy(folder))}\n")
-        sys.stdout.flush()
-        runner.run(asyncio.Event().wait())  # type: ignore[arg-type]
 
 
 # --- the providers
@@ -176,18 +161,11 @@ async def soak(total: int, tunnels: int) -> None:
         tls = await Leaves(theirs).context_for("localhost")
         plain = await asyncio.start_server(serve, "127.0.0.1", 0)
         secret = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls, backlog=1000)
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.soak", "--play", name, stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            assert child.stdout is not None
-            ports = [server.sockets[0].getsockname()[1] for server in (plain, secret)]
-            trust = ssl.create_default_context(cadata=ours.certificate_pem.decode())
-            load = Load(int(await child.stdout.readline()), *ports, trust)
-            await measure(load, total, tunnels, lambda: Held.by(child.pid))
-        finally:
-            child.kill()
-            await child.wait()
+        ports = [server.sockets[0].getsockname()[1] for server in (plain, secret)]
+        trust = ssl.create_default_context(cadata=ours.certificate_pem.decode())
+        async with spawned("bench.soak", name) as house:
+            load = Load(house.port, *ports, trust)
+            await measure(load, total, tunnels, lambda: Held.by(house.pid))
 
 
 async def measure(load: Load, total: int, tunnels: int, held: Callable[[], Held]) -> None:
@@ -224,7 +202,7 @@ def main() -> None:
     parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
-        play(arguments.play)
+        play(proxy(arguments.play))
     else:
         uvloop.run(soak(arguments.requests, arguments.tunnels))
 

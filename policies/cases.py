@@ -23,7 +23,7 @@ from policies.book import Book
 from policies.decision import decide
 from policies.errors import PolicyError, RuleError
 from policies.money import parse_usd
-from policies.networks import canonical_network
+from policies.networks import checked_network
 from policies.pattern import DEFAULT_PORTS, canonical_host
 from policies.policy import Ask, Verdict
 
@@ -66,7 +66,7 @@ def ask_for(
 ) -> Ask:
     """The question that an offer at this URL would put. `asset` is a symbol or network/address.
 
-    Raises PolicyError if the URL is none.
+    Raises PolicyError if the URL or the network is none.
     """
     try:
         parts = urlsplit(url)
@@ -86,7 +86,7 @@ def ask_for(
         pay_to=pay_to,
         asset=address if place else "",
         symbol="" if place else asset,
-        network=canonical_network(place or network),
+        network=checked_network(place or network),
         price=price,
         scheme_x402=scheme,
         flow=flow,
@@ -122,6 +122,10 @@ def _case(file: str, line: int, path: tuple[str | int, ...], table: Mapping[str,
     except PolicyError as error:
         raise RuleError((*path, "price"), str(error)) from None
     at = _moment((*path, "at"), table["at"]) if "at" in table else None
+    try:
+        checked_network(table.get("network", "solana"))
+    except PolicyError as error:
+        raise RuleError((*path, "network"), str(error)) from None
     try:
         ask = ask_for(table["url"], price, max_timeout_seconds=seconds, at=at, **more)
     except PolicyError as error:

@@ -120,4 +120,7 @@ def _sets(was: list[Any] | None, now: list[Any] | None) -> Direction:
 
 
 _ENDLESS = Decimal("Infinity")
-_WORDS = ("wallet", "asset_order", "network_order", "approval_wait_seconds")
+_WORDS = (
+    *("wallet", "asset_order", "network_order", "approval_wait_seconds"),
+    "share_identical",
+)

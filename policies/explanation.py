@@ -18,6 +18,18 @@ from policies.rules import AMOUNT_KEYS, Limit, Rules
 
 Outcome = Literal["allows", "denies", "silent", "unknown"]
 
+# The ceilings above all layers, by their kinds, in the ledger's order: what they are of, and the
+# code that each denies with.
+CEILINGS: Mapping[str, tuple[str, str]] = {
+    "agent_provider_day": (
+        "this agent with this provider, per day",
+        "over_agent_provider_limit",
+    ),
+    "provider_day": ("this provider, per day", "over_provider_limit"),
+    "wallet_day": ("this wallet, per day", "over_wallet_limit"),
+    "fleet_day": ("everything, per day", "over_fleet_limit"),
+}
+
 # The ledger's rules in its order, with the codes that they deny with.
 LEDGER_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("halted", ("spending_halted",)),
@@ -29,15 +41,7 @@ LEDGER_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("daily", ("over_daily_limit", "too_many_payments")),  # of agents and defaults
     ("session", ("over_session_limit",)),
     ("trace", ("over_trace_limit",)),
-    (
-        "ceilings",
-        (
-            "over_agent_provider_limit",
-            "over_provider_limit",
-            "over_wallet_limit",
-            "over_fleet_limit",
-        ),
-    ),
+    ("ceilings", tuple(code for _, code in CEILINGS.values())),
     ("hourly", ("over_hourly_limit", "too_many_payments")),
     ("daily", ("over_daily_limit", "too_many_payments")),  # of providers
     ("monthly", ("over_monthly_limit", "too_many_payments")),
@@ -77,12 +81,13 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """A ceiling that stands above the policies (`autopay limit`), and what of it is used."""
+    """A ceiling that stands above the policies (`autopay limit`), and what of it is used; None if
+    it is not known whose it is, as that of a wallet where nobody knows which one would pay."""
 
     name: str
     code: str
     limit: int
-    used: Used
+    used: Used | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,8 @@ class Facts:
     last_paid: int | None = None  # for this method and endpoint
     median_paid: Decimal | None = None
     lost: Mapping[str, int] = field(default_factory=dict)  # today, by layer
-    approved: bool = False
+    approved: bool | None = False  # None: there may be an approval, but it is not known of what
+    approval: str = ""  # which one that is, or what is known instead: sentences
 
 
 def explain(policy: Policy, ask: Ask, facts: Facts | None = None) -> list[Step]:
@@ -126,6 +132,16 @@ def explain(policy: Policy, ask: Ask, facts: Facts | None = None) -> list[Step]:
 def first_no(steps: Sequence[Step]) -> Step | None:
     """The step that decides: the first that denies."""
     return next((step for step in steps if step.outcome == "denies"), None)
+
+
+def conclusion(steps: Sequence[Step]) -> tuple[str, bool | None, Step | None]:
+    """The code, whether it would be allowed, and the step that decides. Where none denies and one
+    cannot be answered, that is "unknown" and None, by the first of those."""
+    no = first_no(steps)
+    if no is not None:
+        return no.code, False, no
+    unknown = next((step for step in steps if step.outcome == "unknown"), None)
+    return ("ok", True, None) if unknown is None else ("unknown", None, unknown)
 
 
 def median(amounts: Iterable[int]) -> Decimal | None:
@@ -181,6 +197,8 @@ def _pinning(stack: Sequence[Layer], ask: Ask, facts: Facts | None) -> list[Step
         known = ", ".join(facts.pinned)
         if not facts.pinned:
             step = _as(step, "allows", detail="Nobody is pinned yet: this would be the first use.")
+        elif not ask.pay_to:
+            step = _as(step, "unknown", detail=f"Pinned: {known}; whom it would pay was not said.")
         elif ask.pay_to in facts.pinned:
             step = _as(step, "allows", detail=f"Pinned: {known}.")
         else:
@@ -247,10 +265,12 @@ def _approvals(stack: Sequence[Layer], ask: Ask, facts: Facts | None) -> list[St
         if ask.price > above:
             if facts is None:
                 step = _as(step, "unknown", detail="An operator must have approved it.")
+            elif facts.approved is None:
+                step = _as(step, "unknown", detail=facts.approval)
             elif facts.approved:
-                step = _as(step, "allows", detail="An operator has approved it.")
+                step = _as(step, "allows", detail=facts.approval or "An operator has approved it.")
             else:
-                why = "An operator must approve it first."
+                why = facts.approval or "An operator must approve it first."
                 step = _as(step, "denies", "approval_required", why)
         steps.append(step)
     return steps
@@ -282,6 +302,8 @@ def _window(layer: Layer, limit: Limit, ask: Ask, facts: Facts | None) -> list[S
 
 def _ceiling(one: Ceiling, ask: Ask) -> Step:
     step = Step(f"ceiling: {one.name}", "", "unknown", format_usd(one.limit))
+    if one.used is None:
+        return _as(step, "unknown", detail="Which wallet would pay is not known here.")
     return _within(step, one.code, one.limit, one.used, ask)
 
 

@@ -73,6 +73,11 @@ class Policy:
         return next((name for name in named if name is not None), None)
 
     @property
+    def share_identical(self) -> bool:
+        """Whether equal requests side by side are one payment: if any layer says so."""
+        return any(layer.rules.share_identical for layer in self.layers)
+
+    @property
     def _fields(self) -> Rules:
         return Rules(
             frozen=self.frozen,

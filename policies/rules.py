@@ -74,6 +74,7 @@ class Rules:
     approval_above: int | None = None
     approval_wait_seconds: int | None = None
     wallet: str | None = None
+    share_identical: bool = False  # equal requests side by side are one payment
     asset_order: tuple[str, ...] = ()
     network_order: tuple[str, ...] = ()
     allowed_targets: tuple[str, ...] = ()  # policies/target.py; an agent's own
@@ -356,6 +357,7 @@ _READERS: dict[str, Callable[[_Path, object], Any]] = {
     "approval_above": _usd,
     "approval_wait_seconds": _number(0, MOST_WAIT_SECONDS),
     "wallet": _word(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "a wallet's name"),
+    "share_identical": _flag,
     "asset_order": _listed(_asset),
     "network_order": _listed(_network),
     "allowed_targets": _listed(_target),

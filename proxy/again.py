@@ -25,7 +25,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -38,6 +38,7 @@ from proxy.entries import INSTANCE, Meeting, idempotency_key, request_key
 from proxy.ledger import Ledger, LedgerError, LedgerUnavailable, Left, Presented, Prior
 from proxy.ledger.kept import KeptAnswer, KeptAnswers
 from proxy.metrics import Counts
+from proxy.tasks import end
 from proxy.vault import VaultError
 from proxy.wire.gate import Replayed, Whole
 from proxy.wire.problem import Problem
@@ -60,7 +61,6 @@ class Terms:
     keep_answers: int = 1000
     idempotency_seconds: float = 86_400.0
     wait: float = 30.0
-    share_identical: bool = False
 
 
 class Others(Protocol):
@@ -99,12 +99,7 @@ class Again:
         self._pruner = asyncio.create_task(self._prune(), name="prunes kept answers")
 
     async def close(self) -> None:
-        tasks: list[asyncio.Task[Any]] = list(self._watches.values())
-        if self._pruner is not None:
-            tasks.append(self._pruner)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._watches.values(), self._pruner)
 
     async def _prune(self) -> None:
         while True:
@@ -152,15 +147,16 @@ class Again:
         # The ledger can say by itself whatever else it is.
         return Prior("payment_in_doubt", payment_id) if state == "request_in_progress" else None
 
-    async def prior(self, meeting: Meeting) -> Prior | None:
-        """What is known of the same request. Raises LedgerError."""
+    async def prior(self, meeting: Meeting, *, share: bool) -> Prior | None:
+        """What is known of the same request. `share`: it may have the answer of one that is under
+        way. Raises LedgerError."""
         purchase = meeting.purchase
         found = await self._ledger.prior(
             meeting.agent.id,
             await _key(meeting),
             idempotency_key(purchase),
             key_seconds=self.terms.idempotency_seconds,
-            share=self.terms.share_identical,
+            share=share,
             instance=INSTANCE,
         )
         if found is not None and found.code == "request_elsewhere":
@@ -220,13 +216,30 @@ class Again:
         )
         reached("present.noted")
 
+    async def promise(self, meeting: Meeting, payment_id: UUID) -> None:
+        """Say on disk that an answer is on its way whose program has gone: until it is kept, or
+        lost with this process, others sign nothing for the same request. Under a key they don't
+        anyway."""
+        if meeting.purchase.idempotency_key is not None:
+            return
+        try:
+            await self._kept.promise(payment_id, seconds=self.terms.keep_seconds)
+        except LedgerError as error:
+            log.warning("others cannot see what payment %s still brings: %s", payment_id, error)
+
     async def keep(self, meeting: Meeting, payment_id: UUID, whole: Whole, delivered: bool) -> None:
         """Put an answer by, for the same request to fetch. Tries for a moment if there is no
         database; then it is lost, and said so in the log."""
         keyed = meeting.purchase.idempotency_key is not None
         terms = self.terms
         answer = KeptAnswer(
-            whole.status, whole.reason.decode("latin-1"), whole.headers, whole.ours, whole.body
+            whole.status,
+            whole.reason.decode("latin-1"),
+            whole.headers,
+            whole.ours,
+            whole.body,
+            meeting.purchase.credential,
+            delivered,
         )
         pause = 0.1
         reached("keep.before")
@@ -236,7 +249,6 @@ class Again:
                     payment_id,
                     meeting.agent.id,
                     answer,
-                    delivered=delivered,
                     seconds=terms.idempotency_seconds if keyed else terms.keep_seconds,
                 )
             except (LedgerError, VaultError) as error:
@@ -270,7 +282,10 @@ class Again:
             await asyncio.sleep(min(pause, max(0.0, end - loop.time())))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
-    async def _replay(self, deal: Deal, payment_id: UUID) -> Replayed | Problem:
+    async def _replay(self, deal: Deal, payment_id: UUID) -> Replayed | Problem | None:
+        """The kept answer, for whoever bears the credential that it was bought with: an agent may
+        speak for many, and what one of them was told is not for the others. None: it is another's,
+        who has it, and this request is one of its own."""
         try:
             kept = await self._kept.find(payment_id, deal.meeting.agent.id)
         except VaultError as error:
@@ -278,6 +293,10 @@ class Again:
             kept = None
         if kept is None:
             return refusals.already_paid(payment_id, deal.provider)
+        if kept.credential != deal.purchase.credential:
+            if kept.delivered and deal.purchase.idempotency_key is None:
+                return None
+            return refusals.kept_for_another(payment_id, deal.provider)
         self._counts.payments.add("replayed", "")
         whole = Whole(
             kept.status, kept.reason.encode("latin-1"), kept.headers, kept.ours, kept.body

@@ -12,6 +12,7 @@ from proxy.chains import Unpayable
 from proxy.chains.solana import SolanaChain, Wallet
 from proxy.chains.solana.balances import balances
 from proxy.ledger import Database, LedgerError
+from proxy.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,7 @@ class BalanceWatch:
             self._task = asyncio.create_task(self._watch(), name="balances")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _watch(self) -> None:
         while True:

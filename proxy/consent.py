@@ -15,6 +15,7 @@ from uuid import UUID
 
 from proxy.ledger import Database, LedgerError, Refused, approvals
 from proxy.ledger.approvals import Approval
+from proxy.tasks import end
 from proxy.wire.gate import Purchase
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,7 @@ class Consent:
         self._expirer = asyncio.create_task(self._expire(), name="ends approvals")
 
     async def close(self) -> None:
-        asking = [question.asking for question in self._questions.values()]
-        tasks = [task for task in (self._expirer, *asking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._expirer, *(question.asking for question in self._questions.values()))
 
     async def refusal(
         self, refused: Refused, rules: Mapping[str, Any], purchase: Purchase

@@ -26,6 +26,8 @@ class Deal:
     """What the ledger is to ask besides (`policies.ledger_rules`)."""
     left: Mapping[int, str] = field(default_factory=dict)
     """Why each other offer was not chosen."""
+    share: bool = False
+    """Whether an equal request side by side may have this one's answer."""
     shadow_reason: str | None = None
     """What the policies that only look on would have said."""
 

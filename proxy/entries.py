@@ -254,6 +254,7 @@ def _instructions(asked: Challenge, chosen: int | None, left: Mapping[int, str])
                 "pay_to": offer.pay_to,
                 "facilitator": offer.fee_payer,
                 "max_timeout_seconds": offer.max_timeout_seconds,
+                "timeout_asked": offer.timeout_asked,
                 "flow": offer.payment_flow,
                 "left": left.get(index),
             }

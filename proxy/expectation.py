@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema_rs
 
 from proxy.wire.content import decoded
-from proxy.wire.gate import Expects, Verdict
+from proxy.wire.gate import Came, Expects, Verdict
 from proxy.wire.headers import header
 from proxy.wire.parsers import RawHeaders
 
@@ -83,39 +83,19 @@ class Expectation:
         """How many bytes of this answer's body it wants to see; 0: whether there are any."""
         return self.max_bytes if self._wants_body and not is_stream(headers) else 0
 
-    def fault(
-        self, status: int, headers: RawHeaders, body: bytes | None, seconds: float
-    ) -> str | None:
-        """What is wrong with an answer, as one line for people; None if it is as expected. As
-        `judge`, of a body that is at hand or can't be (HEAD)."""
-        return self.judge(
-            status, headers, body, size=len(body or b""), first_byte=seconds, seconds=seconds
-        ).fault
-
-    def judge(
-        self,
-        status: int,
-        headers: RawHeaders,
-        body: bytes | None,
-        *,
-        size: int,
-        first_byte: float,
-        seconds: float,
-    ) -> Verdict:
-        """`body` as it came, and whole; None where there can be none (HEAD) or it was not kept:
-        then what needs no body is judged. `size` of what came; `seconds` from the request to the
-        answer's last byte, of which a stream may take as many as it likes."""
-        late, took = None, first_byte if is_stream(headers) else seconds
+    def judge(self, came: Came) -> Verdict:
+        """Without its body, what needs none is judged. A stream may last as long as it likes."""
+        late, took = None, came.first_byte if is_stream(came.headers) else came.seconds
         if self.max_seconds is not None and took > self.max_seconds:
             late = f"it took {took:.3f} s, longer than {self.max_seconds:g} s"
-        if status >= 400:
-            return Verdict(f"it answered {status}", late)
-        if status == 304:  # nothing is new: the program has it already
+        if came.status >= 400:
+            return Verdict(f"it answered {came.status}", late)
+        if came.status == 304:  # nothing is new: the program has it already
             return Verdict(late=late)
-        misfit = self._strange_head(headers, body)
-        if misfit is not None or not size or not self._wants_body:
+        misfit = self._strange_head(came)
+        if misfit is not None or not came.size or not self._wants_body:
             return Verdict(misfit, late)
-        plain, unread = self._plain(headers, body, size)
+        plain, unread = self._plain(came)
         return Verdict(
             next(self._misfits(plain), None) if plain is not None else None, late, unread
         )
@@ -124,32 +104,30 @@ class Expectation:
     def _wants_body(self) -> bool:
         return self.schema is not None or bool(self.fields) or self.min_bytes > 0
 
-    def _strange_head(self, headers: RawHeaders, body: bytes | None) -> str | None:
-        if body == b"" and (self._wants_body or self.content_type):
+    def _strange_head(self, came: Came) -> str | None:
+        if came.body == b"" and (self._wants_body or self.content_type):
             return "it is empty"
-        came = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-        if self.content_type is None or (not came and body is None):
+        kind = _kind(came.headers)
+        if self.content_type is None or (not kind and came.body is None):
             return None
-        if not came:
+        if not kind:
             return f"it has no content type, expected {self.content_type}"
-        if not _is_type(came.decode("latin-1"), self.content_type):
-            return f"its content type is {_shown(came)}, expected {self.content_type}"
+        if not _is_type(kind.decode("latin-1"), self.content_type):
+            return f"its content type is {_shown(kind)}, expected {self.content_type}"
         return None
 
-    def _plain(
-        self, headers: RawHeaders, body: bytes | None, size: int
-    ) -> tuple[bytes | None, str | None]:
+    def _plain(self, came: Came) -> tuple[bytes | None, str | None]:
         """The body beneath its coding; or why it is not looked at."""
-        coding = (header(headers, b"content-encoding") or b"").strip().lower()
-        if is_stream(headers):
+        coding = (header(came.headers, b"content-encoding") or b"").strip().lower()
+        if is_stream(came.headers):
             return None, "it is a stream of events"
-        if size > self.max_bytes:
+        if came.size > self.max_bytes:
             return None, f"it is larger than {self.max_bytes} bytes"
-        if body is None:
+        if came.body is None:
             return None, "there was no room for it"
         if coding not in _CODINGS:  # what the program asked for, mostly
             return None, f"its content coding is {_shown(coding)}"
-        plain = decoded(headers, body, self.max_bytes)
+        plain = decoded(came.headers, came.body, self.max_bytes)
         if len(plain) > self.max_bytes:
             return None, f"it is larger than {self.max_bytes} bytes, uncompressed"
         return plain, None
@@ -199,31 +177,13 @@ class Together:
     def looks_at(self, headers: RawHeaders) -> int:
         return max(one.looks_at(headers) for one in self.expectations)
 
-    def judge(
-        self,
-        status: int,
-        headers: RawHeaders,
-        body: bytes | None,
-        *,
-        size: int,
-        first_byte: float,
-        seconds: float,
-    ) -> Verdict:
-        verdicts = [
-            one.judge(status, headers, body, size=size, first_byte=first_byte, seconds=seconds)
-            for one in self.expectations
-        ]
+    def judge(self, came: Came) -> Verdict:
+        verdicts = [one.judge(came) for one in self.expectations]
         return Verdict(
             misfit=next((v.misfit for v in verdicts if v.misfit), None),
             late=next((v.late for v in verdicts if v.late), None),
             unread=next((v.unread for v in verdicts if v.unread), None),
         )
-
-    def fault(
-        self, status: int, headers: RawHeaders, body: bytes | None, seconds: float
-    ) -> str | None:
-        faults = (one.fault(status, headers, body, seconds) for one in self.expectations)
-        return next((fault for fault in faults if fault), None)
 
 
 def together(*expectations: Expects | None) -> Expects | None:
@@ -255,8 +215,11 @@ NOTHING_EXPECTED = Expectations(())
 
 def is_stream(headers: RawHeaders) -> bool:
     """Whether an answer lasts for as long as there is something to tell."""
-    kind = header(headers, b"content-type") or b""
-    return kind.partition(b";")[0].strip().lower() == _STREAM
+    return _kind(headers) == _STREAM
+
+
+def _kind(headers: RawHeaders) -> bytes:
+    return (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
 def compiled(schema: object, *, trusted: bool = True) -> jsonschema_rs.Validator:

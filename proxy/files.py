@@ -1,12 +1,14 @@
 """Files that appear whole or not at all, whatever happens while they are written; and files that
 nobody but their owner may have read."""
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 class NotPrivate(Exception):
@@ -49,6 +51,23 @@ def replace(path: Path, content: bytes, mode: int) -> None:
     sync_directory(path.parent)
 
 
+@contextmanager
+def written(path: Path, mode: int, *, over: bool) -> Iterator[BinaryIO]:
+    """A file that is written piece by piece, and appears when that ended without an error. `over`:
+    in place of what is there; else FileExistsError, before anything is written if it is known by
+    then. Raises another OSError too."""
+    if not over and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    with _beside(path) as (ready, file):
+        yield file
+        _flush(file, mode)
+        if over:
+            ready.replace(path)
+        else:
+            os.link(ready, path)
+    sync_directory(path.parent)
+
+
 def replace_if_changed(path: Path, content: bytes, mode: int) -> None:
     """As `replace`, but a file that says the same already is left alone. Raises OSError."""
     try:
@@ -62,18 +81,30 @@ def replace_if_changed(path: Path, content: bytes, mode: int) -> None:
 @contextmanager
 def _whole(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     """A complete file beside `path`, gone afterwards unless it was moved to its place."""
+    with _beside(path) as (beside, file):
+        file.write(content)
+        _flush(file, mode)
+        yield beside
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A file to be written, gone afterwards unless it was moved to its place."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     # 0600 from its first moment, and O_EXCL so that nobody can have laid a file there to read.
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        yield beside
+            yield beside, file
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _flush(file: BinaryIO, mode: int) -> None:
+    """All of it is on the disk, for whom it is."""
+    file.flush()
+    os.fchmod(file.fileno(), mode)
+    os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:

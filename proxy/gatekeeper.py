@@ -16,8 +16,8 @@ from proxy.metrics import Counts
 from proxy.providers import BreakerOpen, Providers
 from proxy.standing import standing, unavailable
 from proxy.urls import shown_url
+from proxy.wire.agent import Agent as Asker
 from proxy.wire.egress import Leave
-from proxy.wire.gate import Agent as Asker
 from proxy.wire.gate import PaymentRequired, Purchase, Reply, RetryNote, Ticket, TurnedAway
 from proxy.wire.origin import Origin
 from proxy.wire.tap import Tap

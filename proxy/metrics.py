@@ -68,6 +68,10 @@ class Counts:
     turned out to be; as paid, and as reversed once the chain has proved that it never was; as paid,
     and as paid_failed where what came is not what was paid for.
     `retries`: succeeded, failed, or withheld, as the provider's budget was used up.
+    `wishes` are requests to intents: served, unserved, refused (nobody was asked) or abandoned (by
+    the program). `attempts` at their candidates: served, lost (paid, for something else than what
+    was asked for), in_doubt, or failed, which cost nothing. The intents are those of the settings;
+    those that agents make themselves are "" together.
     """
 
     def __init__(self) -> None:
@@ -79,6 +83,9 @@ class Counts:
         self.saved_answers = Tally("agent", "provider", folded="provider")
         self.saved_micros = Tally("agent", "provider", folded="provider")
         self.retries = Tally("outcome", "provider", folded="provider")
+        self.wishes = Tally("intent", "outcome")
+        self.attempts = Tally("intent", "outcome")
+        self.intent_lost_micros = Tally("intent")
 
     def denied(self, reason: str) -> None:
         """A payment is refused, by a policy, a budget, or because it can't be made."""

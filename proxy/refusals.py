@@ -352,6 +352,19 @@ def already_paid(payment_id: UUID, provider: str) -> Problem:
     )
 
 
+def kept_for_another(payment_id: UUID, provider: str) -> Problem:
+    """Paid for, and the answer waits for somebody else, or for this one's credential of before."""
+    return Problem(
+        409,
+        "already_paid",
+        f"This request was paid for before, and the answer of {provider} is kept for whoever sends"
+        " the credential (Authorization, Cookie, an API key …) that it was bought with: this one is"
+        " another. Nothing was paid. Send that credential, or an Idempotency-Key of its own to buy"
+        " it anew.",
+        {"provider": provider, "payment": str(payment_id)},
+    )
+
+
 def asked_again_in_vain(payment_id: UUID, provider: str, why: str, reason: str) -> Problem:
     """The same payment was sent once more, and its fate is as unknown as before."""
     extra: dict[str, Any] = {"provider": provider, "payment": str(payment_id)}

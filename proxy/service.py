@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from proxy.admin import Hosts, Keys, Listener, Parts, all_routes, application
 from proxy.admin.stream import Streams
 from proxy.again import Again, Terms
+from proxy.agreement import Agreement
 from proxy.authority import AuthorityFile, Leaves
 from proxy.awaited import Awaited
 from proxy.balances import BalanceWatch, Watched
@@ -118,36 +119,7 @@ class Service:
             await providers.start()
             stack.push_async_callback(providers.close)
             await self._open_chains(stack)
-            awaited = Awaited()
-            presence = Presence(self.store.dsn, INSTANCE, word=awaited.word, role=self.store.role)
-            await presence.start()
-            stack.push_async_callback(presence.close)
-            cipher = AgentCipher(self.store.database, self.store.vault)
-            again = self._again(cipher, awaited, presence)
-            again.start()
-            stack.push_async_callback(again.close)
-            consent = Consent(self.store.database)
-            consent.start()
-            stack.push_async_callback(consent.close)
-            exchange = Exchange(
-                directory,
-                providers,
-                self.ledger,
-                self.chains,
-                self.counts,
-                cipher,
-                again,
-                consent,
-                memo_less=await self._memo_less(),
-                expectations=Expectations(
-                    (
-                        origin_of(one.upstream).key,
-                        urlsplit(one.upstream).path,
-                        one.expect.expectation,
-                    )
-                    for one in settings.providers.values()
-                ),
-            )
+            exchange = await self._exchange(providers, stack)
             capture = self.capture = self._capture()
             stack.push_async_callback(capture.close, FLUSH_SECONDS)
             gate = Gatekeeper(
@@ -267,8 +239,42 @@ class Service:
             self.ledger,
             self.store.database,
             {name: intent.named(name) for name, intent in settings.intents.items()},
+            self.counts,
             key_seconds=settings.paid.idempotency_seconds,
             wait=settings.paid.wait,
+        )
+
+    async def _exchange(self, providers: Providers, stack: AsyncExitStack) -> Exchange:
+        """All that a payment takes."""
+        settings, database = self.settings, self.store.database
+        awaited = Awaited()
+        presence = Presence(self.store.dsn, INSTANCE, word=awaited.word, role=self.store.role)
+        await presence.start()
+        stack.push_async_callback(presence.close)
+        cipher = AgentCipher(database, self.store.vault)
+        again = self._again(cipher, awaited, presence)
+        again.start()
+        stack.push_async_callback(again.close)
+        consent = Consent(database)
+        consent.start()
+        stack.push_async_callback(consent.close)
+        agreement = Agreement(
+            self.directory,
+            providers,
+            self.ledger,
+            self.chains,
+            self.counts,
+            cipher,
+            again,
+            consent,
+            memo_less=await self._memo_less(),
+        )
+        expectations = Expectations(
+            (origin_of(one.upstream).key, urlsplit(one.upstream).path, one.expect.expectation)
+            for one in settings.providers.values()
+        )
+        return Exchange(
+            agreement, providers, self.ledger, self.counts, again, expectations=expectations
         )
 
     def _again(self, cipher: AgentCipher, awaited: Awaited, presence: Presence) -> Again:
@@ -279,7 +285,6 @@ class Service:
             keep_answers=paid.keep_answers,
             idempotency_seconds=paid.idempotency_seconds,
             wait=paid.wait,
-            share_identical=paid.share_identical,
         )
         kept = KeptAnswers(self.store.database, cipher, most=terms.keep_answers)
         return Again(self.ledger, kept, self.chains, self.counts, terms, awaited, presence)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from policies import Ask, PolicyError, explain, parse_usd
 from policies.cases import ask_for
-from policies.explanation import first_no
+from policies.explanation import conclusion
 from proxy.admin.answers import answer
 from proxy.admin.rights import asked, needs
 from proxy.admin.roles import Role
@@ -17,6 +17,7 @@ from proxy.ledger import sessions as clock
 from proxy.ledger.budgets import Budget
 from proxy.ledger.facts import facts
 from proxy.records import as_fields
+from proxy.supposed import completed, supposed_key
 from proxy.wire.problem import Problem
 
 
@@ -38,6 +39,16 @@ class Question(Query):
     network: Annotated[Line, Field(min_length=1, max_length=100)] = "solana"
     session: Session | None = None
     trace: Session | None = None
+    scheme: Annotated[Line, Field(min_length=1, max_length=100)] = "exact"
+    flow: Annotated[Line, Field(min_length=1, max_length=100)] = "authorization"
+    max_timeout_seconds: Annotated[int, Field(ge=0, le=10**9)] = 60
+    body_sha256: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9a-f]{64}$",
+            description="of the request's body; of a GET or HEAD that of nothing",
+        ),
+    ] = None
 
 
 class StepGiven(Given):
@@ -53,11 +64,13 @@ class StepGiven(Given):
 
 
 class Explanation(Given):
-    """`code`: of the first rule that denies; "ok" if none does. Nothing is reserved by asking."""
+    """`code`: of the first rule that denies; "ok" if none does. Where none denies and one cannot be
+    answered, since an approval may be for this request or for another one, `code` is "unknown" and
+    `allowed` null. Nothing is reserved by asking."""
 
     agent: Name
     version: int
-    allowed: bool
+    allowed: bool | None
     code: str
     steps: list[StepGiven]
 
@@ -77,18 +90,25 @@ def routes(database: Database) -> list[web.RouteDef]:
         """Every rule in its order, with the numbers, for a payment that an agent might make now."""
         question = asked(request, Question)
         await agents.find_active(database, question.agent)
-        ask = await _ask(database, question)
+        ask, request_key = await _ask(database, question)
         book = await policies.load(database)
         policy = book.policy(question.agent, ask.scheme, ask.host, ask.port)
-        known = await facts(database, policy, ask, session=question.session, trace=question.trace)
+        known = await facts(
+            database,
+            policy,
+            ask,
+            session=question.session,
+            trace=question.trace,
+            request_key=request_key,
+        )
         steps = explain(policy, ask, known)
-        no = first_no(steps)
+        code, allowed, _ = conclusion(steps)
         return answer(
             {
                 "agent": question.agent,
                 "version": book.version,
-                "allowed": no is None,
-                "code": "ok" if no is None else no.code,
+                "allowed": allowed,
+                "code": code,
                 "steps": [as_fields(step) for step in steps],
             }
         )
@@ -96,16 +116,21 @@ def routes(database: Database) -> list[web.RouteDef]:
     return [web.get("/v1/budgets", list_budgets), web.get("/v1/policies/explain", explain_)]
 
 
-async def _ask(database: Database, question: Question) -> Ask:
+async def _ask(database: Database, question: Question) -> tuple[Ask, bytes | None]:
+    body = None if question.body_sha256 is None else bytes.fromhex(question.body_sha256)
     try:
-        return ask_for(
+        ask = ask_for(
             question.url,
             parse_usd(question.price),
             method=question.method,
             pay_to=question.pay_to,
             asset=question.asset,
             network=question.network,
+            scheme=question.scheme,
+            flow=question.flow,
+            max_timeout_seconds=question.max_timeout_seconds,
             at=await clock.now(database),
         )
+        return completed(ask), supposed_key(ask.method, question.url, body)
     except PolicyError as error:
         raise Problem(400, "bad_query", f"{error}.") from None

@@ -8,15 +8,24 @@ from proxy.admin.answers import answer
 from proxy.admin.parts import Parts
 from proxy.admin.rights import anyone
 from proxy.admin.shapes import Given
-from proxy.chains import Chain, Unpayable
+from proxy.chains import DEFAULT_WALLET, Chain, Unpayable
 from proxy.ledger import LedgerError
 from proxy.wire.problem import Problem
 
 FRESH_SECONDS = 1.0  # anyone may ask: the database and the RPC are asked no more often
 
 
-class Health(Given):
-    """`ok`, or `ready`."""
+class Alive(Given):
+    """`ok`, and what the process found when it was started: the default wallet, without which it
+    pays for nothing, and the certificate authority, without which it pays for no https."""
+
+    status: str
+    wallet: bool
+    ca: bool
+
+
+class Ready(Given):
+    """`ready`."""
 
     status: str
 
@@ -24,12 +33,13 @@ class Health(Given):
 def routes(parts: Parts) -> list[web.RouteDef]:
     readiness = Readiness(parts)
 
-    @anyone(gives=Health)
+    @anyone(gives=Alive)
     async def healthz(_: web.Request) -> web.Response:
         """Whether the process answers at all."""
-        return answer({"status": "ok"})
+        wallet = any(DEFAULT_WALLET in chain.wallets for chain in parts.chains.values())
+        return answer({"status": "ok", "wallet": wallet, "ca": parts.plane.intercepts})
 
-    @anyone(gives=Health)
+    @anyone(gives=Ready)
     async def readyz(_: web.Request) -> web.Response:
         """Whether payments can be made: the database answers, and each network's RPC."""
         reasons = await readiness.reasons()

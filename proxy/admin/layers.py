@@ -49,7 +49,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(_AMOUNTS, Usd),
     **dict.fromkeys(("allowed_endpoints", "denied_endpoints"), Patterns),
     **dict.fromkeys(("max_price_ratio_last", "max_price_ratio_median"), Ratio),
-    "frozen": bool,
+    **dict.fromkeys(("frozen", "share_identical"), bool),
     "rolling": dict[Window, Usd],
     "payments": GenericAlias(dict, (Counted, _number(0, MOST_PAYMENTS))),
     "pay_to_pinning": Literal[PINNINGS],

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from typing import Self, cast
+from collections.abc import Iterable
+from typing import Any, Self, cast
 
 from aiohttp import web
 
@@ -36,7 +37,8 @@ class Listener:
         loop = asyncio.get_running_loop()
 
         def connection() -> asyncio.Protocol:
-            if len(web_server.connections) >= CONNECTIONS:
+            taken = web_server.connections
+            if len(taken) >= CONNECTIONS and not _make_room(taken):
                 return _Full()
             return _Connection(
                 web_server,
@@ -60,6 +62,34 @@ class Listener:
 
 
 class _Connection(web.RequestHandler):
+    """`used_at`: when it was made, or had its last answer, by the loop's clock."""
+
+    __slots__ = ("used_at",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.used_at = asyncio.get_running_loop().time()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self.used_at = asyncio.get_running_loop().time()
+
+    @property
+    def idle(self) -> bool:
+        """It waits for a request, and has nothing more to send: who takes in an answer slowly is
+        being answered."""
+        waiter, transport = self._waiter, self.transport  # as aiohttp sees it when their time is up
+        return (
+            waiter is not None
+            and not waiter.done()
+            and transport is not None
+            and transport.get_write_buffer_size() == 0
+        )
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -79,6 +109,16 @@ class _Connection(web.RequestHandler):
             response = told(Problem(400, "bad_request", "Not a valid request."))
         response.force_close()
         return response
+
+
+def _make_room(taken: Iterable[Any]) -> bool:
+    """Closes the one that has been idle for the longest time, so that a crowd of idle ones keeps
+    nobody out. Whether there was one."""
+    idle = [one for one in taken if isinstance(one, _Connection) and one.idle]
+    if not idle:
+        return False
+    min(idle, key=lambda one: one.used_at).force_close()
+    return True
 
 
 class _Full(asyncio.Protocol):

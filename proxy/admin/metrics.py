@@ -91,6 +91,21 @@ def families_of(parts: Parts) -> Iterator[Metric]:
         " have been more than the provider can bear.",
         counts.retries,
     )
+    yield _tally(
+        "autopay_intent_wishes",
+        "Requests to intents, by what came of it: served, unserved, refused or abandoned.",
+        counts.wishes,
+    )
+    yield _tally(
+        "autopay_intent_attempts",
+        "Candidates asked for them: served, lost (paid for nothing), in_doubt or failed.",
+        counts.attempts,
+    )
+    yield _tally(
+        "autopay_intent_lost_micro_usd",
+        "Paid for attempts that did not serve, in millionths of a USD.",
+        counts.intent_lost_micros,
+    )
     yield _histogram(
         "autopay_reserve_seconds", "To take a price from the budgets.", ledger.reserving
     )

@@ -18,8 +18,7 @@ from proxy.admin.answers import told as refusal
 from proxy.admin.rights import asker, for_agents, sent
 from proxy.admin.roles import Role
 from proxy.admin.shapes import Body, Given, Line, Session, SignedUsd, Text, Usd, shape
-from proxy.ledger import Agent, Database
-from proxy.procurement.intents import (
+from proxy.intents import (
     MOST_ATTEMPTS,
     MOST_CANDIDATES,
     Intent,
@@ -27,8 +26,10 @@ from proxy.procurement.intents import (
     header_fields,
     intent_of,
 )
-from proxy.procurement.procurement import Procurement, Run, told
+from proxy.ledger import Agent, Database
+from proxy.procurement.procurement import Procurement
 from proxy.procurement.ranking import Ranked
+from proxy.procurement.run import Run
 from proxy.procurement.tried import Tried, tried
 from proxy.procurement.wish import Wish
 from proxy.records import as_fields
@@ -205,7 +206,7 @@ def routes(procurement: Procurement, database: Database) -> list[web.RouteDef]:
     async def rank(request: web.Request) -> web.Response:
         """Who would be asked for this now, in which order, and why. Nothing is sent."""
         wish = _wish(procurement, _agent(request), sent(request, WishSent))
-        return answer(_ranking(wish.intent, procurement.rank(wish)))
+        return answer(_ranking(wish.intent, procurement.candidates.rank(wish)))
 
     @for_agents(body=WishSent, gives=Executed, refuses=(404, 408, 409, 422, 502, 503, 504))
     async def execute(request: web.Request) -> web.Response:
@@ -230,7 +231,7 @@ def routes(procurement: Procurement, database: Database) -> list[web.RouteDef]:
         return answer(
             {
                 "intents": [
-                    _ranking(intent, procurement.survey(intent, agent))
+                    _ranking(intent, procurement.candidates.survey(intent, agent))
                     for intent in procurement.intents.values()
                 ],
                 "receipts": [as_fields(one, money=Tried.MONEY) for one in receipts],
@@ -341,7 +342,7 @@ def _executed(run: Run) -> dict[str, Any]:
         "cost_usd": format_usd(run.cost),
         "lost_usd": format_usd(run.lost),
         "in_doubt_usd": format_usd(run.doubtful),
-        "attempts": [told(one) for one in run.attempts],
+        "attempts": [one.told for one in run.attempts],
         "skipped": run.skipped,
         "answer": {
             "status": got.status,

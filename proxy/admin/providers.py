@@ -1,17 +1,20 @@
-"""How good each provider is, and why."""
+"""How good each provider is, and why; and its breaker, turned by hand."""
 
 from datetime import datetime
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from proxy.admin.answers import answer
+from proxy.admin.behalf import signed
 from proxy.admin.parts import Parts
-from proxy.admin.rights import asked, needs
+from proxy.admin.rights import asked, caller, needs, sent
 from proxy.admin.roles import Role
-from proxy.admin.shapes import Given, Line, Query, SignedUsd, items_of, shape
-from proxy.providers.scores import Why, named
+from proxy.admin.shapes import Body, Given, Line, Query, SignedUsd, items_of, shape
+from proxy.providers.by_hand import MOST_SECONDS, turn
+from proxy.providers.names import named
+from proxy.providers.scores import Why
 from proxy.records import as_fields
 from proxy.wire.problem import Problem
 
@@ -55,6 +58,22 @@ class EndpointStanding(Given):
     calls: int
 
 
+class KeptOff(Body):
+    """For how long nobody calls the provider; then it is tried by one call at a time."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seconds": 600}]})
+
+    seconds: Annotated[int, Field(ge=1, le=MOST_SECONDS)]
+
+
+class Breaker(Given):
+    """`turned`: it was otherwise before. `open_until`: null if it is closed."""
+
+    provider: str
+    turned: bool
+    open_until: datetime | None
+
+
 def routes(parts: Parts) -> list[web.RouteDef]:
     providers = parts.providers
 
@@ -86,9 +105,30 @@ def routes(parts: Parts) -> list[web.RouteDef]:
             | {"endpoints": [] if endpoint else [_part(providers.why(key, one)) for one in known]}
         )
 
+    @needs(Role.OPERATOR, body=KeptOff, gives=Breaker, refuses=(404,))
+    async def open_breaker(request: web.Request) -> web.Response:
+        """Opens the provider's breaker, at all proxies: nobody calls it for so many seconds."""
+        return await _turned(request, sent(request, KeptOff).seconds)
+
+    @needs(Role.OPERATOR, gives=Breaker, refuses=(404,))
+    async def close_breaker(request: web.Request) -> web.Response:
+        """Closes the provider's breaker, at all proxies: it is called again."""
+        return await _turned(request, None)
+
+    async def _turned(request: web.Request, seconds: int | None) -> web.Response:
+        key, done = await turn(
+            signed(request, parts.database, {"seconds": seconds}),
+            request.match_info["provider"],
+            seconds,
+            by=caller(request).name,
+        )
+        return answer({"provider": key, "turned": done.turned, "open_until": done.open_until})
+
     return [
         web.get("/v1/providers", list_providers),
         web.get("/v1/providers/{provider}", provider),
+        web.put("/v1/providers/{provider}/breaker", open_breaker),
+        web.delete("/v1/providers/{provider}/breaker", close_breaker),
     ]
 
 

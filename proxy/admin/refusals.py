@@ -12,6 +12,7 @@ from proxy.ledger.pins import PinError
 from proxy.ledger.policies import PolicyConflict, UnknownVersion
 from proxy.ledger.tokens import TokenError, UnknownToken
 from proxy.notices.webhooks import TooManyWebhooks, UnknownWebhook, WebhookError
+from proxy.providers.by_hand import UnclearProvider
 from proxy.vault import VaultError
 from proxy.wire.problem import Problem
 
@@ -65,6 +66,7 @@ _REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (TokenError, 400, "bad_body"),
     (UnknownVersion, 404, "no_such_version"),
     (PinError, 404, "no_such_pin"),
+    (UnclearProvider, 404, "no_such_provider"),
     (UnknownWebhook, 404, "no_such_webhook"),
     (TooManyWebhooks, 409, "too_many_webhooks"),
     (WebhookError, 400, "bad_body"),

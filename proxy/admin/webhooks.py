@@ -31,6 +31,8 @@ Types = Annotated[
     Field(min_length=1, max_length=50, description="the types of events that it is told of"),
 ]
 
+Place = Annotated[str, Field(pattern=r"^https?://[!-~]{1,1990}$")]
+
 
 class Webhook(Given):
     """`leads_to`: its URL's origin. `waiting`: messages that were not delivered yet; `dropped`:
@@ -65,18 +67,21 @@ class NewWebhookAsked(Body):
         }
     )
 
-    url: Annotated[str, Field(pattern=r"^https?://[!-~]{1,1990}$")]
+    url: Place
     types: Annotated[Types, Field(default_factory=lambda: list(USUAL))]
     private: bool = False
 
 
 class WebhookChange(Body):
-    """What is not given stays. What happens while it is not active is never sent."""
+    """What is not given stays. What happens while it is not active is never sent; what waits goes
+    to the new `url`. Its secret is never changed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"active": False}]})
 
     active: bool | None = None
     types: Types | None = None
+    url: Place | None = None
+    private: bool | None = None
 
 
 class DeliveriesAsked(Page):
@@ -135,13 +140,18 @@ def routes(parts: Parts) -> list[web.RouteDef]:
 
     @needs(Role.ADMIN, body=WebhookChange, gives=Webhook)
     async def change(request: web.Request) -> web.Response:
-        """Pauses it, lets it go on, or tells it of other types of events."""
+        """Pauses it, lets it go on, tells it of other types of events, or has it lead elsewhere."""
         wanted, webhook_id = sent(request, WebhookChange), _id(request)
+        details = wanted.model_dump(exclude_none=True, exclude={"url"})
+        if wanted.url is not None:
+            details["leads_to"] = webhooks.leads_to(wanted.url)
         await webhooks.change(
-            signed(request, database, wanted.model_dump(exclude_none=True)),
+            signed(request, database, details),
             webhook_id,
             active=wanted.active,
             types=wanted.types,
+            url=wanted.url,
+            private=wanted.private,
             by=caller(request).name,
             origin=origin_of(request),
         )

@@ -1,12 +1,11 @@
 """One request that a cache is asked about."""
 
-import hashlib
-
 from proxy.cache.flight import Route
-from proxy.cache.rules import Terms, Wish, is_credential
+from proxy.cache.rules import Terms, Wish
 from proxy.cache.shelves import Key, Stored
 from proxy.ledger import Agent
 from proxy.wire.call import Call
+from proxy.wire.credentials import credential_of
 from proxy.wire.parsers import RawHeaders
 
 
@@ -35,8 +34,7 @@ class Inquiry:
         self.agent: Agent = call.agent
         self.terms = terms
         self.asked = asked
-        digest = _digest(fields) if asked.credential else b""
-        self.own = Key(self.agent.id, digest, call.origin, call.target)
+        self.own = Key(self.agent.id, credential_of(fields), call.origin, call.target)
         self.everybodys = Key(None, b"", call.origin, call.target)
         self.apart = asked.credential or not terms.shared
         self.stale: Stored | None = None
@@ -57,9 +55,3 @@ class Inquiry:
             or asks.max_age == 0
             or asks.min_fresh is not None
         )
-
-
-def _digest(headers: RawHeaders) -> bytes:
-    """Of what says who asks: nobody's words are kept."""
-    told = sorted((name.lower(), value) for name, value in headers if is_credential(name))
-    return hashlib.sha256(b"\n".join(b"%b:%b" % field for field in told)).digest()

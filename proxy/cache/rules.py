@@ -10,11 +10,11 @@ a part (206), of a stream of events, or without an end that can be told; a reque
 credential shares only what its answer says outright may be shared.
 """
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
 from proxy.cache.directives import Directives, directives, joined, moment, tags, values
+from proxy.wire.credentials import is_credential
 from proxy.wire.headers import HOP_BY_HOP, LOCAL
 from proxy.wire.parsers import RawHeaders
 
@@ -22,11 +22,6 @@ SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 _HEURISTIC = frozenset((200, 203, 204, 300, 301, 308))
 _KEPT = _HEURISTIC | {302, 303, 307}
 
-# Sellers name them as they like. One too many costs a purchase, one too few shows somebody what is
-# another's.
-_CREDENTIAL = re.compile(rb"key|token|auth|secret|session|cookie|credential|sign-in")
-_NO_CREDENTIAL = frozenset((b"idempotency-key", b"sec-websocket-key"))
-_OURS = b"autopay-"
 # What asks for something else than the whole answer, or that only the provider can judge.
 _PARTS = (b"range", b"if-range", b"if-match", b"if-unmodified-since")
 _PAYMENTS = (b"payment-signature", b"x-payment")
@@ -44,15 +39,6 @@ _OF_304 = frozenset(
 )
 
 
-def is_credential(name: bytes) -> bool:
-    """Whether a request's field of this name, in whatever case, says who asks: what only one caller
-    may be shown an answer for. Where one is sent, section 3.5 holds."""
-    key = name.lower()
-    if key in _NO_CREDENTIAL or key.startswith(_OURS):
-        return False
-    return _CREDENTIAL.search(key) is not None
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What the operator wants of one provider's answers. `fresh_seconds`: for answers that do not
@@ -68,8 +54,8 @@ class Terms:
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What a request says of caching. `bypass`: it has to go to the provider, and its answer is
-    not kept. `credential`: it says who asks. `known`, `known_since`: what the program has already
-    (If-None-Match; If-Modified-Since in seconds since 1970)."""
+    not kept. `credential`: it says who asks, so that section 3.5 holds. `known`, `known_since`:
+    what the program has already (If-None-Match; If-Modified-Since in seconds since 1970)."""
 
     bypass: bool
     asks: Directives

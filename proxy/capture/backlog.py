@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from proxy.ledger import LedgerError, LedgerUnavailable
+from proxy.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,7 @@ class Backlog(Generic[_Item]):
                 await self._queue.join()
         except TimeoutError:
             log.error("%s: %d still waited and are lost", self._what, self.waiting)
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+        await end(self._worker)
 
     async def _run(self) -> None:
         while True:

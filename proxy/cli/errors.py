@@ -1,7 +1,9 @@
 """What may go wrong without being a bug, as lines for people: what happened, and what to do."""
 
+import difflib
 import os
 import socket
+from collections.abc import Iterable
 
 from policies import PolicyError
 from policies.files import FilesError
@@ -19,6 +21,13 @@ from proxy.vault import VaultError
 
 class CommandError(Exception):
     """A command cannot do what it was asked for. One clear line that says what to do."""
+
+
+def unknown_agent(name: str, known: Iterable[str]) -> CommandError:
+    """Nobody of those that are known is called so; who is nearly?"""
+    near = [repr(each) for each in difflib.get_close_matches(name, list(known), n=3)]
+    meant = f"; did you mean {' or '.join(near)}?" if near else ";"
+    return CommandError(f"there is no agent {name[:100]!r}{meant} see: autopay agent list")
 
 
 _ONE_LINE = (
@@ -52,9 +61,19 @@ def lines_for(error: Exception) -> list[str]:
         return [str(problem) for problem in error.problems]
     if not isinstance(error, _ONE_LINE):
         return []
-    line = " ".join((error.detail if isinstance(error, Unpayable) else str(error)).split())
-    if isinstance(error, LedgerUnavailable) or (
+    line = " ".join(_words(error).split())
+    if "rejected SSL upgrade" in line:
+        line += "; give it TLS, or set [database] allow_plaintext = true if nobody listens between"
+    elif isinstance(error, LedgerUnavailable) or (
         isinstance(error, MigrationError) and isinstance(error.__cause__, OSError)
     ):
         line += "; is PostgreSQL running where database_url (or DATABASE_URL) says?"
     return [line]
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, Unpayable):
+        return error.detail
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

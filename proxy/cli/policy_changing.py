@@ -1,7 +1,6 @@
 """`autopay policy` where it changes something: apply, rollback, shadow; and the history of that."""
 
 import argparse
-import getpass
 import json
 import platform
 
@@ -9,10 +8,11 @@ from policies import Book, diff
 from policies.diff import Change
 from policies.files import Loaded, Problem, load
 from proxy.cli.books import existing_store, open_books
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, unknown_agent
 from proxy.cli.policy_files import failures, findings, joined, known_here
 from proxy.cli.render import json_line, moment, note, say, table
-from proxy.ledger import policies
+from proxy.cli.who import login
+from proxy.ledger import agents, policies
 from proxy.settings import Settings
 
 
@@ -24,7 +24,7 @@ async def apply(options: argparse.Namespace, settings: Settings) -> int:
         applied = await policies.apply(
             store.database,
             loaded.book,
-            by=_who(),
+            by=login("autopay policy"),
             origin=_where("apply"),
             note=options.note,
             # Lint and the tests have looked at this very version.
@@ -42,7 +42,7 @@ async def rollback(options: argparse.Namespace, settings: Settings) -> int:
         applied = await policies.roll_back(
             store.database,
             options.version,
-            by=_who(),
+            by=login("autopay policy"),
             origin=_where("rollback"),
             note=options.note,
             expected=options.expect,
@@ -61,7 +61,7 @@ async def shadow(options: argparse.Namespace, settings: Settings) -> int:
         if options.files:
             loaded = load(options.files)
             book = joined(await policies.load(store.database), loaded, prune=options.prune)
-        await policies.shadow(store.database, book, by=_who(), note=options.note)
+        await policies.shadow(store.database, book, by=login("autopay policy"), note=options.note)
     say(
         "No other policy decides any more."
         if book is None
@@ -73,6 +73,10 @@ async def shadow(options: argparse.Namespace, settings: Settings) -> int:
 
 async def history(options: argparse.Namespace, settings: Settings) -> int:
     async with open_books(settings) as database:
+        if options.agent is not None:
+            known = {info.agent.name for info in await agents.list_all(database)}
+            if options.agent not in known:
+                raise unknown_agent(options.agent, known)
         found = await policies.history(database, options.limit, agent=options.agent)
     if options.json:
         for one in found:
@@ -169,15 +173,9 @@ def _briefly(one: policies.Change) -> str:
     if one.after is None:
         return "taken away"
     keys = {*one.before, *one.after}
-    changed = sorted(key for key in keys if one.before.get(key) != one.after.get(key))
-    return ", ".join(changed)
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name
-        return "autopay policy"
+    changed = {key for key in keys if one.before.get(key) != one.after.get(key)}
+    # The oldest rules are columns of their own, which have longer names than the rules.
+    return ", ".join(sorted(key.removesuffix("_limit_micros") for key in changed))
 
 
 def _where(action: str) -> str:

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from policies import Ask, Book, LayerKey, Rules
+from policies import Book, LayerKey, Rules
 from policies.cases import Case
 from policies.files import Loaded, Problem
 from policies.lint import Finding, Known, lint
 from proxy.settings import Settings
+from proxy.supposed import completed
 from proxy.x402.assets import ASSETS
 from proxy.x402.networks import SUPPORTED
 
@@ -64,16 +65,6 @@ def known_here(settings: Settings, agents: Iterable[str] | None = None) -> Known
         wallets={"default", *settings.wallets},
         agents=None if agents is None else set(agents),
     )
-
-
-def completed(ask: Ask) -> Ask:
-    """With the address of a symbol, or the symbol of an address, from our own table."""
-    for asset in ASSETS:
-        if asset.network == ask.network and (
-            asset.address == ask.asset or (not ask.asset and asset.symbol == ask.symbol.upper())
-        ):
-            return replace(ask, asset=asset.address, symbol=asset.symbol)
-    return ask
 
 
 def _placed(one: Finding, loaded: Loaded) -> Problem:

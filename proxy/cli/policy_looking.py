@@ -10,6 +10,7 @@ from policies.files import FilesError, Loaded, load
 from policies.files import read as read_files
 from policies.written import as_toml
 from proxy.cli.books import open_books
+from proxy.cli.errors import unknown_agent
 from proxy.cli.policy_changing import change_line
 from proxy.cli.policy_files import failures, findings, joined, known_here
 from proxy.cli.render import say
@@ -86,6 +87,8 @@ async def _running(settings: Settings) -> Loaded:
 
 
 def _of_agent(book: Book, agent: str) -> Book:
+    if agent not in book.agents:
+        raise unknown_agent(agent, book.agents)
     return replace(
         book,
         agents={name: rules for name, rules in book.agents.items() if name == agent},

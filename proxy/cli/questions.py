@@ -3,10 +3,12 @@
 import argparse
 import re
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from policies import PolicyError, parse_usd
 
 _TIME = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_SIGNATURE = re.compile(r"[0-9A-Za-z]{64,128}")  # base58 of 64 bytes has 64 to 88
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 MOST = 1_000_000
@@ -53,6 +55,20 @@ def since(text: str) -> datetime:
     except ValueError:
         return datetime.now(UTC) - ago(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def payment_name(text: str) -> UUID | str:
+    """A payment's id, or a signature: its transaction's, or ours. Raises ArgumentTypeError."""
+    try:
+        return UUID(text)
+    except ValueError:
+        pass
+    if not _SIGNATURE.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a payment's id, as `autopay receipts --json` and the answer's "
+            "Autopay-Payment have it, nor a whole signature of a transaction"
+        )
+    return text
 
 
 def life(text: str) -> timedelta:

@@ -1,5 +1,6 @@
 """A token that lives as long as one program, and counts against one session."""
 
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from proxy.ledger.agents import AgentError, NewAgent
 from proxy.ledger.sessions import Spending
 from proxy.settings import Settings
 from proxy.store import Store
+
+log = logging.getLogger(__name__)
 
 DEFAULT_AGENT = "run"
 MOST_NAMES = 3
@@ -67,6 +70,13 @@ async def granted(store: Store, settings: Settings, agent: str, session: str | N
                 raise  # else: another run has made it just now
         else:
             await agents.revoke_token(store.database, first.token)
+            if agent != DEFAULT_AGENT:  # a name mistyped is a budget more
+                log.warning(
+                    "there was no agent %r: it was made, and may spend as a new one may; "
+                    "to take it back: autopay agent remove %s",
+                    agent,
+                    agent,
+                )
     return await agents.issue_token(store.database, store.vault, agent, session=session)
 
 

@@ -6,6 +6,7 @@ Every statement may be sent again: what was done before is found done. A turn is
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from proxy.ledger.database import Database
 
 CHANNEL = "autopay_breakers"
 MOST = 1_000  # that are told of, apart from those that are asked about; the newest
+MOST_KNOWN = 10_000
 _ERROR_CHARACTERS = 500
 
 # Who finds it open leaves it as it is: the first who opened it says for how long.
@@ -70,6 +72,11 @@ WHERE id IN ((SELECT id FROM x402_procurement_provider_stats WHERE circuit_open_
               ORDER BY circuit_open_until DESC LIMIT $1)
              UNION SELECT unnest($2::text[]))
 """
+_KNOWN = """
+SELECT id FROM x402_procurement_provider_stats
+ORDER BY circuit_open_until IS NULL, last_seen_at DESC NULLS LAST LIMIT $1
+"""
+_TURN = "SELECT turned, open_until FROM turn_breaker_by_hand($1, $2, $3)"
 
 
 class Asked(Protocol):
@@ -120,6 +127,15 @@ class Opening:
     failures: int
 
 
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """What an operator's word came to. `turned`: it was otherwise before. `open_until`: by the
+    database's clock; None: it is closed."""
+
+    turned: bool
+    open_until: datetime | None
+
+
 async def read(asked: Asked, about: Collection[str] = ()) -> list[Circuit]:
     """Those that are open or half-open, and those asked `about` where there is a record of them.
     What is raised is up to `asked`."""
@@ -159,3 +175,17 @@ async def renew(database: Database, id_: str, owner: UUID, seconds: float) -> No
 async def end(database: Database, id_: str, owner: UUID, successes: int) -> None:
     """It is over, and there were so many successes up to now: the next may try."""
     await database.execute(_END, id_, owner, successes)
+
+
+async def known(database: Database) -> list[str]:
+    """The ids of the providers that there is a record of: of more than MOST_KNOWN, those that are
+    not closed, and the last seen."""
+    return [row["id"] for row in await database.fetch(_KNOWN, MOST_KNOWN)]
+
+
+async def turn_by_hand(
+    database: Database, id_: str, seconds: float | None, *, by: str
+) -> ByHand | None:
+    """Opens it for so many seconds from now; None closes it. None if there is no record of it."""
+    row = await database.fetchrow(_TURN, id_, seconds, by)
+    return None if row is None else ByHand(**dict(row))

@@ -24,12 +24,13 @@ import asyncpg
 from policies import Book, Policy, PolicyError, Rules
 from proxy.ledger import seals
 from proxy.ledger.agents import Agent, token_hash
-from proxy.ledger.errors import LedgerUnavailable
+from proxy.ledger.errors import TROUBLE, LedgerUnavailable
 from proxy.ledger.layers import BOOK, book_of
-from proxy.ledger.listening import TROUBLE, listen
+from proxy.ledger.listening import listen
 from proxy.ledger.roles import role_refused
 from proxy.ledger.seals import Unaccepted
 from proxy.paths import PathError
+from proxy.tasks import end
 from proxy.vault import Keyring, UnknownKey, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -144,9 +145,7 @@ class Directory:
 
     async def close(self) -> None:
         """Stops listening; look-ups go on answering from what is known."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        await end(self._watcher)
         if self._connection is not None:
             self._connection.terminate()
 

@@ -1,5 +1,11 @@
 """How the ledger fails: unreachable, or "no"."""
 
+import asyncpg
+
+TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a connection to PostgreSQL may end in, or not begin for; the last of them when a server dies
+in mid-message."""
+
 
 class LedgerError(Exception):
     """Something about the ledger failed. `str()` is one clear line."""

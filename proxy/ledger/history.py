@@ -26,8 +26,8 @@ DECISIONS = """
 SELECT d.id, d.payment_id, coalesce(a.name, d.agent_id::text) AS agent, d.method, d.endpoint,
        d.decision, d.reason, d.detail, d.quoted_price_micros AS price, d.limit_micros AS limit,
        d.spent_today_micros AS spent_today, d.reserved_micros AS held_today,
-       d.remaining_daily_micros AS remaining_today, d.policy_version, d.session_id, d.trace_id,
-       d.created_at
+       d.remaining_daily_micros AS remaining_today, d.policy_version, d.shadow_reason,
+       d.session_id, d.trace_id, d.created_at
 FROM policy_decision_logs d LEFT JOIN agents a ON a.id = d.agent_id
 """
 PAYMENTS = """
@@ -137,7 +137,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One allow or deny; the `_today` numbers are those after it."""
+    """One allow or deny; the `_today` numbers are those after it. `shadow_reason`: what the book
+    said that only looks on, if there was one."""
 
     MONEY: ClassVar = ("price", "limit", "spent_today", "held_today", "remaining_today")
     id: UUID
@@ -154,6 +155,7 @@ class Decision:
     held_today: int
     remaining_today: int
     policy_version: int | None
+    shadow_reason: str | None
     session_id: str | None
     trace_id: str | None
     created_at: datetime

@@ -19,7 +19,8 @@ DELETE FROM kept_answers WHERE payment_id IN (
     SELECT payment_id FROM kept_answers WHERE expires_at <= now() LIMIT 1000)
 """
 _FIND = """
-SELECT sealed FROM kept_answers WHERE payment_id = $1 AND agent_id = $2 AND expires_at > now()
+SELECT sealed, delivered FROM kept_answers
+ WHERE payment_id = $1 AND agent_id = $2 AND expires_at > now() AND sealed IS NOT NULL
 """
 
 
@@ -28,13 +29,17 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """A whole answer. `headers` are the provider's, as they came; `ours` what we added to them."""
+    """A whole answer. `headers` are the provider's, as they came; `ours` what we added to them.
+    `credential`: what the request that was paid for said of who asks; None: nobody knows any more.
+    `delivered`: its program had it whole."""
 
     status: int
     reason: str
     headers: Fields
     ours: Fields
     body: bytes
+    credential: bytes | None
+    delivered: bool
 
 
 class KeptAnswers:
@@ -52,7 +57,6 @@ class KeptAnswers:
         agent_id: UUID,
         answer: KeptAnswer,
         *,
-        delivered: bool,
         seconds: float,
     ) -> bool:
         """Repeatable. False if the agent is erased: nothing is kept of it any more."""
@@ -60,9 +64,13 @@ class KeptAnswers:
         if sealed is None:
             return False
         outcome = await self._database.fetchval(
-            _KEEP, payment_id, delivered, sealed, seconds, self._most
+            _KEEP, payment_id, answer.delivered, sealed, seconds, self._most
         )
         return bool(outcome == "kept")
+
+    async def promise(self, payment_id: UUID, *, seconds: float) -> None:
+        """It is on its way, and nobody has it yet. Repeatable, and of no matter once it is kept."""
+        await self._database.fetchval(_KEEP, payment_id, False, None, seconds, self._most)
 
     async def prune(self) -> None:
         """Remove what nobody can ask for any more."""
@@ -70,11 +78,11 @@ class KeptAnswers:
 
     async def find(self, payment_id: UUID, agent_id: UUID) -> KeptAnswer | None:
         """None if there is none, or its time is over, or its agent was erased."""
-        sealed = await self._database.fetchval(_FIND, payment_id, agent_id)
-        if sealed is None:
+        row = await self._database.fetchrow(_FIND, payment_id, agent_id)
+        if row is None:
             return None
-        plain = await self._cipher.open_bytes_for(agent_id, sealed)
-        return None if plain is None else _unpacked(plain)
+        plain = await self._cipher.open_bytes_for(agent_id, row["sealed"])
+        return None if plain is None else _unpacked(plain, delivered=row["delivered"])
 
 
 def _packed(answer: KeptAnswer) -> bytes:
@@ -83,19 +91,23 @@ def _packed(answer: KeptAnswer) -> bytes:
         "reason": answer.reason,
         "headers": [_texts(field) for field in answer.headers],
         "ours": [_texts(field) for field in answer.ours],
+        "credential": None if answer.credential is None else answer.credential.hex(),
     }
     return json.dumps(head).encode() + b"\n" + answer.body
 
 
-def _unpacked(plain: bytes) -> KeptAnswer:
+def _unpacked(plain: bytes, *, delivered: bool) -> KeptAnswer:
     head, _, body = plain.partition(b"\n")
     said = json.loads(head)
+    credential = said.get("credential")  # not there in what was kept before it was asked for
     return KeptAnswer(
         said["status"],
         said["reason"],
         tuple(_bytes(field) for field in said["headers"]),
         tuple(_bytes(field) for field in said["ours"]),
         body,
+        None if credential is None else bytes.fromhex(credential),
+        delivered,
     )
 
 

@@ -6,6 +6,7 @@ Everything after it must be written, so it waits in the outbox for as long as it
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from base64 import b64decode
@@ -54,6 +55,7 @@ SELECT id, status::text AS status, provider, network, asset, amount_atomic, pay_
        last_valid_block_height, payment_header, presented
 FROM payments WHERE id = $1
 """
+_ROW_SECONDS = 1.0
 _MOST_MILLISECONDS = 2**31 - 1
 
 
@@ -248,6 +250,13 @@ class Ledger:
             f"the delivery {d.id}",
             self._move("deliver", args, expected={"delivered", "already"}),
         )
+
+    async def note_decision(self, decision: DecisionRow) -> None:
+        """The same, waited for a moment at most: traffic that is not paid for does not depend on
+        the database, and the row is written as soon as there is one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ROW_SECONDS):
+                await self.record_decision(decision)
 
     async def record_decision(self, decision: DecisionRow) -> bool:
         """Writes the decision row of a denial that took no budget, with the numbers of the day.

@@ -12,9 +12,6 @@ from proxy.ledger.roles import startup
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
-TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What such a connection may end in, or not begin for."""
-
 
 async def listen(
     dsn: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from proxy.ledger import seals
-from proxy.ledger.errors import LedgerError
+from proxy.ledger.errors import TROUBLE, LedgerError
 from proxy.vault import Vault
 from sql import Migration, migrations
 
@@ -70,7 +70,7 @@ async def migrate(
             "the schema is not up to date, and this login may not bring it there"
             f" ({' '.join(str(error).split())}); run: autopay db migrate --owner-url URL"
         ) from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except (*TROUBLE, ValueError) as error:
         reason = " ".join(str(error).split()) or f"no answer within {timeout:g} s"
         raise MigrationError(f"the database cannot be migrated: {reason}") from error
 

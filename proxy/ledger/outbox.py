@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.ledger.errors import LedgerFault, LedgerUnavailable
+from proxy.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +72,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stops trying. What still waits is lost to this process; its payments stay held."""
-        tasks = [*self._first_attempts, *([self._retrier] if self._retrier else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._first_attempts, self._retrier)
 
     async def _first(self, write: _Write, droppable: bool) -> bool:
         try:

@@ -20,7 +20,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from proxy.ledger.listening import TROUBLE, listen
+from proxy.ledger.errors import TROUBLE
+from proxy.ledger.listening import listen
+from proxy.tasks import end
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -67,10 +69,7 @@ class Presence:
         self._keeper = asyncio.create_task(self._keep(), name="presence")
 
     async def close(self) -> None:
-        tasks = [*self._answering, *([self._keeper] if self._keeper is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._answering, self._keeper)
         if self._connection is not None:
             self._connection.terminate()
 

@@ -8,7 +8,7 @@ and no more, there is nothing to gain by it.
 import asyncpg
 
 from proxy.ledger.address import login_of
-from proxy.ledger.errors import LedgerError
+from proxy.ledger.errors import TROUBLE, LedgerError
 
 WRITER = "autopay_writer"  # the running proxy
 READER = "autopay_reader"  # questions about the books
@@ -54,7 +54,7 @@ async def role_trouble(dsn: str, role: str) -> RoleRefused | None:
     """Why a connection to `dsn` may not begin as `role`; None if it may, or fails otherwise."""
     try:
         connection = await asyncpg.connect(dsn, timeout=10, server_settings=startup(role))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         return role_refused(error, dsn, role)
     connection.terminate()
     return None

@@ -96,13 +96,18 @@ _CHANGED = _read("""
 WHERE updated_at > $3::timestamptz - $4::float8 * interval '1 second' ORDER BY updated_at DESC""")
 # Asked as a statement of its own: an empty answer has its moment too.
 _NOW = "SELECT now()"
+# What somebody else has locked is being written: nobody waits for it, and it may go the next time.
 _FORGET = """
 DELETE FROM provider_scores s USING (
-    SELECT provider, endpoint, row_number() OVER (
-               PARTITION BY provider
-               ORDER BY recent_asked > 0 DESC, last_seen_at DESC NULLS LAST, endpoint) AS place
-      FROM provider_scores WHERE provider = ANY ($1::text[]) AND endpoint <> '') o
-WHERE s.provider = o.provider AND s.endpoint = o.endpoint AND o.place > $2
+    SELECT l.provider, l.endpoint
+      FROM provider_scores l
+      JOIN (SELECT provider, endpoint, row_number() OVER (
+                   PARTITION BY provider
+                   ORDER BY recent_asked > 0 DESC, last_seen_at DESC NULLS LAST, endpoint) AS place
+              FROM provider_scores WHERE provider = ANY ($1::text[]) AND endpoint <> '') o
+        ON o.provider = l.provider AND o.endpoint = l.endpoint
+     WHERE o.place > $2 FOR UPDATE OF l SKIP LOCKED) gone
+WHERE s.provider = gone.provider AND s.endpoint = gone.endpoint
 """
 
 

@@ -31,7 +31,7 @@ from solders.system_program import transfer as system_transfer
 from solders.transaction import VersionedTransaction
 from solders.transaction_metadata import FailedTransactionMetadata
 
-from proxy.localnet.blocks import Blocks, Commitment
+from proxy.localnet.blocks import FIRST_HEIGHT, MAX_AGE, Blocks, Commitment
 from proxy.localnet.history import History, Landed, TokenBalance
 from proxy.localnet.tokens import (
     MEMO,
@@ -94,6 +94,8 @@ class LocalChain:
         self.holding = False
         self._drops = 0
         self._faucet = Keypair()
+        self._begun = int(time.time())
+        self._made: dict[int, int] = {}  # when the young blocks were made, by height
         self._unique = 0
         # Message hashes that landed, under the blockhash that fences them.
         self._landed: dict[Hash, set[bytes]] = {}
@@ -113,9 +115,17 @@ class LocalChain:
 
     def advance(self, blocks: int = 1) -> None:
         """Close the block at hand, and `blocks` - 1 empty ones after it."""
+        now, height = int(time.time()), self.blocks.height
+        self._made |= dict.fromkeys(range(height, height + blocks), now)
         self.blocks.advance(blocks)
+        oldest = self.blocks.at("finalized") - MAX_AGE
+        self._made = {height: at for height, at in self._made.items() if height >= oldest}
         alive = self.blocks.is_valid
         self._landed = {h: seen for h, seen in self._landed.items() if alive(h, "processed")}
+
+    def block_time(self, height: int) -> int | None:
+        """Unix seconds; None for a block of long ago, or that is not made yet."""
+        return self._begun if height < FIRST_HEIGHT else self._made.get(height)
 
     # Money
 

@@ -59,6 +59,8 @@ class History:
     def __init__(self) -> None:
         self._by_signature: dict[Signature, Landed] = {}
         self._by_address: defaultdict[Pubkey, deque[Landed]] = defaultdict(deque)
+        self.first_slot = 0
+        """What is older has been forgotten."""
 
     def __len__(self) -> int:
         return len(self._by_signature)
@@ -87,6 +89,7 @@ class History:
 
     def _forget(self, oldest: Landed) -> None:
         del self._by_signature[oldest.signature]
+        self.first_slot = oldest.slot + 1
         for address in oldest.transaction.message.account_keys:
             records = self._by_address[address]
             records.popleft()  # the oldest of all is the oldest of each of its accounts

@@ -7,7 +7,7 @@ from solders.message import MessageV0, from_bytes_versioned
 from solders.pubkey import Pubkey
 
 from proxy.localnet import answers
-from proxy.localnet.blocks import Commitment
+from proxy.localnet.blocks import SKIPPED_SLOTS, Commitment
 from proxy.localnet.chain import LAMPORTS_PER_SIGNATURE, LocalChain, signatures_hold
 from proxy.localnet.history import Landed
 from proxy.localnet.params import (
@@ -132,6 +132,14 @@ def get_block_height(chain: LocalChain, params: Params) -> Any:
 
 def get_slot(chain: LocalChain, params: Params) -> Any:
     return chain.blocks.slot(chain.blocks.at(_bank(chain, params.config(0))))
+
+
+def get_block_time(chain: LocalChain, params: Params) -> Any:
+    return chain.block_time(params.number(0) - SKIPPED_SLOTS)
+
+
+def get_first_available_block(chain: LocalChain, _params: Params) -> Any:
+    return chain.history.first_slot
 
 
 def get_epoch_info(chain: LocalChain, params: Params) -> Any:
@@ -294,8 +302,10 @@ METHODS: dict[str, Method] = {
     "getAccountInfo": get_account_info,
     "getBalance": get_balance,
     "getBlockHeight": get_block_height,
+    "getBlockTime": get_block_time,
     "getEpochInfo": get_epoch_info,
     "getFeeForMessage": get_fee_for_message,
+    "getFirstAvailableBlock": get_first_available_block,
     "getGenesisHash": get_genesis_hash,
     "getHealth": get_health,
     "getLatestBlockhash": get_latest_blockhash,

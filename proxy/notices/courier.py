@@ -24,6 +24,7 @@ from proxy.notices.messages import Message, message_of
 from proxy.notices.post import SECONDS, Outcome, Poster
 from proxy.notices.webhooks import opened_secret
 from proxy.paths import PathError
+from proxy.tasks import end
 from proxy.vault import Vault, VaultError
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,12 @@ WHERE id = $1 AND id = late_id AND state = 'waiting'
 RETURNING state
 """
 _STOP = "UPDATE webhooks SET active = false, reason = $2 WHERE id = $1 AND active"
+# What is more than a claim away is under no attempt now.
+_HURRY = """
+UPDATE webhook_deliveries SET next_try = now()
+WHERE webhook_id = ANY ($1) AND state = 'waiting'
+  AND next_try > now() + make_interval(secs => $2)
+"""
 _PRUNE = """
 DELETE FROM webhook_deliveries
 WHERE id IN (SELECT id FROM webhook_deliveries
@@ -112,10 +119,7 @@ class Courier:
 
     async def close(self) -> None:
         """An attempt under way is left off; it is made again, by whoever comes next."""
-        tasks = [*self._sending, *([self._task] if self._task else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._sending, self._task)
         await self._poster.close()
 
     async def _run(self) -> None:
@@ -150,7 +154,10 @@ class Courier:
             if not page.events and page.place >= start:
                 return
             messages = []
+            changed: set[UUID | None] = set()
             for event in page.events:
+                if event.type == "WEBHOOK_CHANGE":
+                    changed.add(event.related_id)
                 message = _told(event)
                 if message is None:
                     continue
@@ -169,6 +176,9 @@ class Courier:
                                 "payload": message.payload,
                             }
                         )
+            if changed:
+                # It may lead elsewhere now: what could not be delivered there was given hours.
+                await self._database.execute(_HURRY, [*changed], self._lease)
             queued = await self._database.fetchval(
                 _QUEUE,
                 *(str(done.xid), done.id, str(page.place.xid), page.place.id),

@@ -24,8 +24,9 @@ from uuid import UUID
 
 import asyncpg
 
-from proxy.ledger.errors import LedgerUnavailable
-from proxy.ledger.listening import TROUBLE, listen
+from proxy.ledger.errors import TROUBLE, LedgerUnavailable
+from proxy.ledger.listening import listen
+from proxy.tasks import end
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -153,9 +154,7 @@ class Feed:
 
     async def close(self) -> None:
         """Every subscription ends behind what it has got."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         for subscription in list(self._subscriptions):
             subscription.close()
         self._let_go()

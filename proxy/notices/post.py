@@ -92,7 +92,8 @@ class Poster:
         }
         try:
             target = URL(url)
-            _check_literal(target, private)
+            if why := forbidden(target, private):
+                raise Elsewhere(why)
             async with self._session(target.scheme, private).post(
                 target, data=body, headers=headers, allow_redirects=False
             ) as response:
@@ -169,11 +170,13 @@ class _Resolver(AbstractResolver):
         """Nothing is held."""
 
 
-def _check_literal(url: URL, private: bool) -> None:
-    """An address in the URL itself is not resolved. Raises Elsewhere, ValueError.
+def forbidden(url: URL, private: bool) -> str:
+    """Why nothing is sent to the address that stands in the URL itself, which is never resolved; ""
+    if it may be, or if a name stands there. Raises ValueError for a URL without a host.
 
-    Nor is what merely looks like one to whoever dials: 2852039166 or 0xa9fea9fe, which would be
-    169.254.169.254. No name ends in a number, so all that does and is no address is refused.
+    Nor is resolved what merely looks like an address to whoever dials: 2852039166 or 0xa9fea9fe,
+    which would be 169.254.169.254. No name ends in a number, so all that does and is no address is
+    refused.
     """
     host = url.raw_host or ""
     try:
@@ -182,10 +185,9 @@ def _check_literal(url: URL, private: bool) -> None:
         if not host:
             raise ValueError("the URL names no host") from None
         if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
-            raise Elsewhere(f"{host[:100]} is no canonical address and no name") from None
-        return
-    if why := _refusal(host, url.port or 0, url.scheme, private):
-        raise Elsewhere(why)
+            return f"{host[:100]} is no canonical address and no name"
+        return ""
+    return _refusal(host, url.port or 0, url.scheme, private)
 
 
 def _refusal(address: str, port: int, scheme: str, private: bool) -> str:

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
+from yarl import URL
 
 from proxy.ledger import Database, seals
 from proxy.ledger.errors import LedgerError
 from proxy.notices.messages import TEST, TYPES, USUAL
-from proxy.notices.post import Outcome, Poster
+from proxy.notices.post import Outcome, Poster, forbidden
 from proxy.notices.signing import new_secret, secret_text
 from proxy.vault import UnknownKey, Vault
 
@@ -38,11 +39,13 @@ WITH who AS MATERIALIZED (
 now AS (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xid),
 changed AS (
     UPDATE webhooks SET active = coalesce($4, active), types = coalesce($5::text[], types),
+           url = coalesce($6, url), private = coalesce($7, private),
            reason = CASE WHEN $4 IS NULL THEN reason END,
            told_from = CASE WHEN $4 AND NOT active THEN now.xid ELSE told_from END
     FROM who, now
     WHERE id = $3
-      AND (active <> $4 OR types <> $5::text[] OR $4 IS NOT NULL AND reason IS NOT NULL))
+      AND (active <> $4 OR types <> $5::text[] OR $4 IS NOT NULL AND reason IS NOT NULL
+           OR url <> $6 OR private <> $7))
 SELECT id FROM webhooks WHERE id = $3
 """
 _REMOVE = """
@@ -163,13 +166,24 @@ async def change(
     *,
     active: bool | None = None,
     types: Sequence[str] | None = None,
+    url: str | None = None,
+    private: bool | None = None,
     by: str,
     origin: str = "",
 ) -> None:
-    """None leaves it as it is. What happens while it is not active is never sent. Raises
-    UnknownWebhook, WebhookError, LedgerError."""
+    """None leaves it as it is. What happens while it is not active is never sent; what waits goes
+    to the new `url`, signed with the secret of before. A URL and `private` are checked together, as
+    they will stand. Raises UnknownWebhook, WebhookError, LedgerError."""
     chosen = None if types is None else _checked_types(types)
-    if await database.fetchval(_SET, by, origin, webhook_id, active, chosen) is None:
+    if (url, private) != (None, None):
+        row = await database.fetchrow(_ONE, webhook_id)
+        if row is None:
+            raise UnknownWebhook(webhook_id)
+        _check_url(
+            row["url"] if url is None else url, row["private"] if private is None else private
+        )
+    args = (webhook_id, active, chosen, url, private)
+    if await database.fetchval(_SET, by, origin, *args) is None:
         raise UnknownWebhook(webhook_id)
 
 
@@ -266,3 +280,9 @@ def _check_url(url: str, private: bool) -> None:
             "a webhook's URL begins with https:// (http:// for loopback and private networks only,"
             " with --private)"
         )
+    try:
+        why = forbidden(URL(url), private)
+    except ValueError as error:
+        raise WebhookError(f"that is no URL that a message could be posted to: {error}") from None
+    if why:
+        raise WebhookError(f"no webhook may lead there: {why}")

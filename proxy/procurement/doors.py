@@ -1,7 +1,8 @@
 """How a program that knows nothing of it has an intent served: by a host of its name."""
 
 from proxy.ledger import Agent
-from proxy.procurement.procurement import Procurement, Run
+from proxy.procurement.procurement import Procurement
+from proxy.procurement.run import Run
 from proxy.procurement.wish import Wish
 from proxy.wire.aside import Onward, Passed
 from proxy.wire.delivering import replay

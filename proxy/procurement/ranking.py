@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.procurement.intents import Candidate
+from proxy.intents import Candidate
 from proxy.providers.score import CURIOSITY, appeal
 
 

@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 
-from proxy.cache.rules import is_credential
+from proxy.intents import Candidate, Intent
 from proxy.ledger import Agent
-from proxy.procurement.intents import Candidate, Intent
 from proxy.wire.aside import Request
+from proxy.wire.credentials import is_credential
 from proxy.wire.parsers import RawHeaders
 from proxy.x402 import PAYMENT_HEADERS
 

@@ -1,6 +1,7 @@
 """May a provider be called now (`guard`), how good is it (`score`), what did it do (`stats`)."""
 
-from proxy.providers.guard import BreakerOpen, BreakerRules, Guards, Tripped
+from proxy.providers.guard import BreakerRules, Tripped
+from proxy.providers.guards import BreakerOpen, Guards
 from proxy.providers.providers import Providers, Ticket
 from proxy.providers.score import WEIGHTS, Evidence, Weights, score
 

@@ -16,8 +16,10 @@ from uuid import UUID
 import asyncpg
 
 from proxy.ledger import Database, LedgerError, circuits
-from proxy.ledger.listening import TROUBLE, listen
-from proxy.providers.guard import Guards
+from proxy.ledger.errors import TROUBLE
+from proxy.ledger.listening import listen
+from proxy.providers.guards import Guards
+from proxy.tasks import end
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -92,9 +94,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Writes what is not written yet, if that can be done."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         if self._connection is not None:
             self._connection.terminate()
         if self._tasks:

@@ -9,12 +9,13 @@ from uuid import UUID
 from proxy.ledger import Database, LedgerError, LedgerUnavailable
 from proxy.ledger import provider_stats as saved_stats
 from proxy.providers.fleet import Fleet
-from proxy.providers.guard import LAST_ERROR_CHARACTERS, BreakerRules, Guards, Tripped
-from proxy.providers.guard import Ticket as GuardTicket
+from proxy.providers.guard import LAST_ERROR_CHARACTERS, BreakerRules, Tripped
+from proxy.providers.guards import Guards
 from proxy.providers.outcome import Outcome
 from proxy.providers.score_book import ScoreBook
 from proxy.providers.scores import Terms, Why
 from proxy.providers.stats import Stats
+from proxy.providers.ticket import Ticket as GuardTicket
 
 log = logging.getLogger(__name__)
 

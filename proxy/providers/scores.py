@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -377,20 +377,6 @@ class Scores:
             return None
         weights = (record.known or record.flying or record.new or Sums(datetime.now(UTC))).weights
         return _mean(weights.asked, weights.quotes)
-
-
-def named(text: str, known: Iterable[str]) -> str | None:
-    """The provider that is meant by an origin or a URL of it, or by its host, with or without the
-    port; None if nothing is known of it."""
-    scheme, slashes, rest = text.strip().lower().rpartition("://")
-    wanted = scheme + slashes + rest.partition("/")[0]
-
-    def spelled(key: str) -> tuple[str, ...]:
-        host = key.partition("://")[2]
-        return (key, key.rpartition(":")[0], host, host.rpartition(":")[0])
-
-    meant = [key for key in known if wanted in spelled(key)]
-    return min(meant, key=lambda key: (not key.startswith("https://"), key), default=None)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from proxy.ledger import Database, LedgerError, LedgerUnavailable
+from proxy.ledger.errors import TROUBLE
 from proxy.ledger.roles import startup
 from proxy.receipts.canonical import canonical, digest
 from proxy.receipts.keys import EXPORT, ReceiptKey
@@ -122,7 +123,7 @@ async def extract(dsn: str, role: str, question: Question) -> AsyncIterator[Extr
                 yield await _extract(connection, question)
         finally:
             connection.terminate()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise LedgerUnavailable(f"receipts cannot be read: {words}", may_have_happened=False) from (
             error

@@ -13,6 +13,7 @@ from uuid import UUID
 from proxy.ledger import Database, LedgerError
 from proxy.receipts.keys import LINK, ReceiptKey
 from proxy.receipts.link import NOTHING
+from proxy.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,7 @@ class ReceiptSigner:
         """Signs the last ones: a proxy that serves one program may be the last for a long time.
         What is left by a failure is signed by whoever starts next."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
             try:
                 await self._all()
             except LedgerError as error:

@@ -7,9 +7,10 @@ name an earlier export, or the head as somebody else knows it; or look at the ch
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -17,16 +18,27 @@ from proxy.receipts.canonical import canonical, digest, read_canonical
 from proxy.receipts.export import FORMAT
 from proxy.receipts.keys import EXPORT, LINK, is_signed, key_id_of
 from proxy.receipts.link import KINDS, NOTHING, RECEIPT, REVERSAL, Link, link_of
+from proxy.receipts.sums import Entry, Place, Total, totals
 
 MOST_PROBLEMS = 1_000  # kept; all are counted
 _MOST_HEADER = 64 * 1024 * 1024
 _MOST_LINE = 1024 * 1024
 
+# Three headings, or more; an export of ours begins with a brace.
+_CSV = re.compile(rb'(\xef\xbb\xbf)?"?\w+"?([,;\t]"?\w+"?){2}')
+
 # Members of `canonical` that the line around it says again.
 _REPEATED = ("agent_id", "seq", "kind", "receipt_id", "previous")
-_TEXTS = ("asset", "network", "pay_to", "transaction", "claimed_transaction", "client_signature")
+_TEXTS = (
+    *("asset", "network", "pay_to", "payer", "source_account", "destination_account", "source"),
+    *("transaction", "claimed_transaction", "client_signature", "recorded_at"),
+)
 # Of a receipt, that what is said of it later must repeat.
 _SAME = ("amount_atomic", "price_micros", "asset", "symbol", "network")
+
+
+class NoExport(ValueError):
+    """A file of another kind. `str()` says of which, and what is read here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +54,11 @@ class Problem:
 
 @dataclass(slots=True)
 class Chain:
-    """One agent's: what the header says of it, and what was found. `last` and `head` move on."""
+    """One agent's: what the header says of it, and what was found. `last` and `head` move on.
+
+    `proved_to`: its links from `first` to this one are proved, 0 if none is: nothing is wrong with
+    any of them, each is signed, and no signed link contradicts them. `wrong`: what was found first.
+    """
 
     agent_id: UUID
     agent: str
@@ -53,6 +69,14 @@ class Chain:
     first: int = 0
     last: int = 0
     head: bytes = NOTHING
+    proved_to: int = 0
+    unsigned: int = 0
+    wrong: Problem | None = None
+
+    @property
+    def sound(self) -> bool:
+        """All of it that is in the file is proved."""
+        return self.wrong is None and not self.unsigned
 
     @property
     def from_the_start(self) -> bool:
@@ -63,47 +87,68 @@ class Chain:
         return self.said_last == self.length
 
 
-@dataclass(slots=True)
-class Total:
-    """Of one agent in one asset. Reversed payments are in no other number than theirs."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One link of a payment. `transaction`: as it names it. `key_id`: whose good signature it has;
+    None without one."""
 
-    receipts: int = 0
-    amount: int = 0
-    price: int = 0
-    reversed: int = 0
-    reversed_amount: int = 0
+    agent_id: UUID
+    line: int
+    seq: int
+    kind: str
+    recorded_at: str | None
+    transaction: str | None
+    key_id: bytes | None
 
 
 @dataclass(slots=True)
 class Paid:
-    """What a receipt claims about the chain, as its later links left it."""
+    """What a receipt claims about the chain, as its later links left it. `content` is that of the
+    later link where the receipt itself is older than the file. `reversed_at`: as that link says.
+    `links`: what the file has of it, in order."""
 
     line: int
     receipt_id: UUID
     content: Mapping[str, Any]
     transaction: str | None
     reversed: bool = False
+    reversed_at: str | None = None
+    links: list[Standing] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A link that is no link of any payment, by what was found in it."""
+
+    problem: Problem
+    link: Link
 
 
 @dataclass(slots=True)
 class Verdict:
     """All of it. `signed`: how many links by each key. `pinned`: only keys that the caller named
-    were accepted; else the file vouches for its own keys."""
+    were accepted; else the file vouches for its own keys. `totals`: of what is proved alone."""
 
     chains: dict[UUID, Chain] = field(default_factory=dict)
-    totals: dict[tuple[UUID, str, str], Total] = field(default_factory=dict)
+    totals: dict[Place, Total] = field(default_factory=dict)
     signed: Counter[bytes] = field(default_factory=Counter)
     pinned: bool = False
     header_signed_by: bytes | None = None
+    header_wrong: bool = False
     links: int = 0
     unsigned: int = 0
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
     paid: list[Paid] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
 
     @property
     def proved(self) -> bool:
         return not self.problem_count and not self.unsigned
+
+    def stands(self, chain: Chain) -> bool:
+        """It is all that the header says of it, and the header can be believed."""
+        return chain.sound and not self.header_wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +166,8 @@ def verify(
     known: Mapping[UUID, Head] | None = None,
 ) -> Verdict:
     """Reads a file once, line by line. `trusted`: the only key ids to accept; none: those that the
-    file names. `known`: heads of an earlier time, which the chains must go through."""
+    file names. `known`: heads of an earlier time, which the chains must go through. Raises
+    NoExport."""
     check = _Check(frozenset(trusted), dict(known or {}))
     for number, line in enumerate(lines, 1):
         check.line(number, line)
@@ -130,6 +176,7 @@ def verify(
 
 def heads_of(header: bytes) -> dict[UUID, Head]:
     """The heads that the first line of an earlier export names. Raises ValueError."""
+    _not_csv(header)
     return {
         agent: Head(chain.length, chain.said_head)
         for agent, chain in _chains(_object(header, _MOST_HEADER)).items()
@@ -142,27 +189,49 @@ class _Check:
         self._trusted = trusted
         self._known = known
         self._keys: dict[bytes, bytes] = {}
+        self._header_read = False
         self._said_links = 0
         self._receipts: dict[UUID, Paid] = {}
+        self._older: dict[UUID, Paid] = {}
+        self._entries: list[Entry] = []
+        self._signatures: set[str] = set()
+        self._at: Chain | None = None
         self._current: UUID | None = None
         self._past: set[UUID] = set()
 
     def line(self, number: int, line: bytes) -> None:
+        self._at = None
+        link = None
         try:
             if number == 1:
+                _not_csv(line)
                 self._header(line)
-            else:
-                self._link(number, link_of(_object(line, _MOST_LINE)))
+                self._header_read = True
+            elif self._header_read:  # without a header nothing can be said of any link
+                link = link_of(_object(line, _MOST_LINE))
+                self._link(number, link)
+        except NoExport:
+            raise
         except ValueError as error:
-            self._problem(number, str(error))
+            problem = self._problem(number, str(error))
+            if link is not None:
+                self.verdict.unread.append(Unread(problem, link))
 
     def end(self) -> Verdict:
         verdict = self.verdict
+        self._at = None
+        if not self._header_read:
+            verdict.chains = {}
+            if not verdict.problem_count:
+                self._problem(0, "the file is empty")
+            return verdict
         for chain in verdict.chains.values():
             if chain.last != chain.said_last:
-                self._problem(0, f"{_chain(chain)} ends at {chain.last}, not at {chain.said_last}")
+                what = f"{_chain(chain)} ends at {chain.last}, not at {chain.said_last}"
+                self._problem(0, what, chain)
             elif chain.to_the_head and chain.last and chain.head != chain.said_head:
-                self._problem(0, f"{_chain(chain)} does not end in the head that the header names")
+                what = f"{_chain(chain)} does not end in the head that the header names"
+                self._problem(0, what, chain)
         if verdict.links != self._said_links:
             self._problem(
                 0, f"the file has {verdict.links} links; its header says {self._said_links}"
@@ -172,12 +241,14 @@ class _Check:
             if known is None:
                 self._problem(0, f"the chain of agent {agent} is missing, which was there before")
             elif known.length < head.seq:
-                self._problem(
-                    0, f"{_chain(known)} is {known.length} links long; before it was {head.seq}"
-                )
+                what = f"{_chain(known)} is {known.length} links long; before it was {head.seq}"
+                self._problem(0, what, known)
             elif known.last and known.first > head.seq:
-                self._problem(0, f"{_chain(known)} begins behind the head that was known before")
-        verdict.paid = list(self._receipts.values())
+                what = f"{_chain(known)} begins behind the head that was known before"
+                self._problem(0, what, known)
+        verdict.paid = [*self._receipts.values(), *self._older.values()]
+        proved_to = {agent: chain.proved_to for agent, chain in verdict.chains.items()}
+        verdict.totals = totals(self._entries, proved_to)
         return verdict
 
     def _header(self, line: bytes) -> None:
@@ -211,6 +282,7 @@ class _Check:
         chain = self.verdict.chains.get(link.agent_id)
         if chain is None:
             raise ValueError(f"a receipt of agent {link.agent_id}, whom the header does not name")
+        self._at = chain
         if link.agent_id != self._current:
             if link.agent_id in self._past:
                 self._problem(number, f"{_chain(chain)} is taken up a second time")
@@ -219,9 +291,12 @@ class _Check:
         found = link.hash
         if found != link.sha256:
             self._problem(number, f"{_name(link)} was changed: its text has another hash")
+        before = chain.last, chain.head
         self._place(number, chain, link, found)
-        self._signature(number, link, found)
+        signed = self._signature(number, chain, link, found)
         content = read_canonical(link.canonical)
+        if signed:
+            _contradict(chain, content, *before)
         said = {
             **{"agent_id": str(link.agent_id), "seq": link.seq, "kind": link.kind},
             **{"receipt_id": str(link.receipt_id), "previous": link.previous.hex()},
@@ -231,7 +306,9 @@ class _Check:
                 self._problem(number, f"{_name(link)}: {name} is not what its text says")
         if content.get("v") != 1 or content.get("kind") not in KINDS:
             raise ValueError(f"{_name(link)} is of a kind that is not known here")
-        self._account(number, link, content)
+        self._account(number, link, content, link.key_id if signed else None)
+        if chain.sound:
+            chain.proved_to = link.seq
 
     def _place(self, number: int, chain: Chain, link: Link, found: bytes) -> None:
         """Behind the link before it, and at a head that was known."""
@@ -249,10 +326,13 @@ class _Check:
         known = self._known.get(link.agent_id)
         if known is not None and known.seq == link.seq and known.sha256 != found:
             self._problem(number, f"{_name(link)} is not what was the head before: rewritten")
+            chain.proved_to = 0  # since which link, nobody can tell
 
-    def _signature(self, number: int, link: Link, found: bytes) -> None:
+    def _signature(self, number: int, chain: Chain, link: Link, found: bytes) -> bool:
+        """Whether it is a good one."""
         if link.key_id is None or link.signature is None:
             self.verdict.unsigned += 1
+            chain.unsigned += 1
         elif not self._accepts(link.key_id):
             self._problem(
                 number, f"{_name(link)} is signed by {link.key_id.hex()}, which is not accepted"
@@ -261,36 +341,52 @@ class _Check:
             self._problem(number, f"{_name(link)}: the signature does not fit")
         else:
             self.verdict.signed[link.key_id] += 1
+            return True
+        return False
 
     def _accepts(self, key_id: bytes) -> bool:
         return key_id in self._keys and (not self._trusted or key_id in self._trusted)
 
-    def _account(self, number: int, link: Link, content: dict[str, Any]) -> None:
+    def _account(
+        self, number: int, link: Link, content: dict[str, Any], key_id: bytes | None
+    ) -> None:
         """What it adds up to. Raises ValueError."""
         amount, price = _money(content, "amount_atomic"), _money(content, "price_micros")
         of = self._receipts.get(link.receipt_id)
         agent = link.agent_id
         place = agent, str(content.get("network")), str(content.get("asset"))
-        total = self.verdict.totals.setdefault(place, Total())
+        entry = Entry(place, link.seq, amount, price)
         if any(not isinstance(content.get(name), str | None) for name in _TEXTS):
             raise ValueError(f"{_name(link)} is not made as receipts are")
+        standing = _standing(number, link, content, key_id)
         if link.kind == RECEIPT:
             if of is not None:
                 raise ValueError(f"{_name(link)} is a second receipt of one payment")
+            if signature := content.get("client_signature"):
+                if signature in self._signatures:
+                    raise ValueError(f"{_name(link)} is of a payment that has a receipt already")
+                self._signatures.add(signature)
             # Booked as nobody's, where the provider named another payment's: that is to be seen.
             transaction = content.get("transaction") or content.get("claimed_transaction")
-            self._receipts[link.receipt_id] = Paid(number, link.receipt_id, content, transaction)
-            total.receipts += 1
-            total.amount += amount
-            total.price += price
+            self._receipts[link.receipt_id] = Paid(
+                number, link.receipt_id, content, transaction, links=[standing]
+            )
+            self._entries.append(entry)
             return
         chain = self.verdict.chains[agent]
         if of is None:
             if chain.said_first == 1:
                 raise ValueError(f"{_name(link)} tells of a receipt that is not there")
+            before = self._older.get(link.receipt_id)
+            self._older[link.receipt_id] = Paid(
+                number,
+                link.receipt_id,
+                content,
+                content.get("transaction"),
+                links=[*(before.links if before else ()), standing],
+            )
             if link.kind == REVERSAL:  # of one before this file's first
-                total.reversed += 1
-                total.reversed_amount += amount
+                self._entries.append(replace(entry, older=True))
             return
         if any(of.content.get(name) != content.get(name) for name in _SAME) or (
             of.content.get("agent_id") != str(agent)
@@ -298,20 +394,46 @@ class _Check:
             raise ValueError(f"{_name(link)} tells of another amount than its receipt")
         if of.reversed:
             raise ValueError(f"{_name(link)} tells of a payment that was reversed already")
+        of.links.append(standing)
         # A reversal names the transaction that failed, if there is one.
         of.transaction = content.get("transaction") or of.transaction
         if link.kind == REVERSAL:
-            of.reversed = True
-            total.receipts -= 1
-            total.amount -= amount
-            total.price -= price
-            total.reversed += 1
-            total.reversed_amount += amount
+            of.reversed, of.reversed_at = True, content.get("recorded_at")
+            self._entries.append(replace(entry, reverses=True))
 
-    def _problem(self, line: int, what: str) -> None:
+    def _problem(self, line: int, what: str, chain: Chain | None = None) -> Problem:
+        """`chain`: whose it is, if not that of the link that is read."""
+        problem = Problem(line, what)
         self.verdict.problem_count += 1
+        self.verdict.header_wrong |= line == 1
         if len(self.verdict.problems) < MOST_PROBLEMS:
-            self.verdict.problems.append(Problem(line, what))
+            self.verdict.problems.append(problem)
+        chain = chain or self._at
+        if chain is not None and chain.wrong is None:
+            chain.wrong = problem
+        return problem
+
+
+def _standing(line: int, link: Link, content: Mapping[str, Any], key_id: bytes | None) -> Standing:
+    recorded_at, transaction = content.get("recorded_at"), content.get("transaction")
+    return Standing(link.agent_id, line, link.seq, link.kind, recorded_at, transaction, key_id)
+
+
+def _contradict(chain: Chain, content: Mapping[str, Any], last: int, head: bytes) -> None:
+    """A signed link behind `last` speaks against links before it: it takes the place of one, or
+    follows another than `head`. Which of them is right, nobody can tell."""
+    seq = content.get("seq")
+    if type(seq) is not int:
+        return
+    if seq <= last:
+        agreed = seq - 1
+    elif seq == last + 1 and last and content.get("previous") != head.hex():
+        agreed = seq - 2
+    else:
+        return
+    chain.proved_to = min(chain.proved_to, agreed)
+    if chain.proved_to < chain.first:
+        chain.proved_to = 0
 
 
 def _chains(header: Mapping[str, Any]) -> dict[UUID, Chain]:
@@ -330,6 +452,15 @@ def _chains(header: Mapping[str, Any]) -> dict[UUID, Chain]:
         }
     except (KeyError, TypeError, AttributeError):
         raise ValueError("the header is not whole") from None
+
+
+def _not_csv(line: bytes) -> None:
+    """Raises NoExport."""
+    if _CSV.match(line):
+        raise NoExport(
+            "this is CSV; verify reads the JSON lines that"
+            " `autopay receipts export FILE.jsonl` writes"
+        )
 
 
 def _object(line: bytes, most: int) -> dict[str, Any]:

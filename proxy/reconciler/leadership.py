@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from proxy.ledger import LedgerUnavailable
-from proxy.ledger.listening import TROUBLE
+from proxy.ledger.errors import TROUBLE
 from proxy.reconciler.books import Account
 
 if TYPE_CHECKING:

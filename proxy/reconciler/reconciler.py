@@ -20,6 +20,7 @@ from proxy.reconciler.books import Account, Books
 from proxy.reconciler.leadership import Leadership
 from proxy.reconciler.rebuild import Found, rebuild
 from proxy.reconciler.watch import Ruling, Watch
+from proxy.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,7 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop at once; what was under way is taken up by the next leader."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         self._leadership.close()
         for nodes in self._nodes.values():
             for node in nodes:

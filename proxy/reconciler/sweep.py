@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from proxy.chains.solana.fate import Balance, Seen, Sweep
 from proxy.chains.solana.node import PAGE, Node
+from proxy.chains.solana.reader import read
 from proxy.chains.solana.scan import scan
-from proxy.reconciler.reader import read
 
 
 async def sweep(

@@ -28,10 +28,10 @@ from proxy.chains.solana.fate import (
     good,
 )
 from proxy.chains.solana.node import Node, Tip
+from proxy.chains.solana.reader import read
 from proxy.chains.solana.scan import scan
 from proxy.ledger.states import Status
 from proxy.reconciler.books import Account, Books, OpenPayment
-from proxy.reconciler.reader import read
 from proxy.reconciler.sweep import opening, sweep
 
 log = logging.getLogger(__name__)

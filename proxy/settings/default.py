@@ -195,8 +195,6 @@ _TEXT = """\
 #idempotency_seconds = 86400
 # How long a request waits for the answer to the same one that is under way.
 #wait = 30
-# true: equal requests (agent, method, URL, body) side by side share one payment, without a key
-#share_identical = false
 
 # Of what is cached for the providers above, in each process: so many bytes, so many answers. A
 # request waits so many seconds for the same one that is under way, then it is paid for by itself.

@@ -17,9 +17,8 @@ from pydantic import (
 )
 
 from policies import Policy
-from proxy import paths
+from proxy import intents, paths
 from proxy.expectation import MAX_BYTES, MOST_BYTES, Expectation
-from proxy.procurement import intents
 from proxy.settings.problems import explained
 from proxy.settings.sources import read_sources
 from proxy.settings.values import (
@@ -190,7 +189,7 @@ class Provider(Section):
 
 
 class Candidate(Section):
-    """One who may be asked for what an intent wants; see `proxy.procurement.intents`."""
+    """One who may be asked for what an intent wants; see `proxy.intents`."""
 
     id: str | None = None
     url: str = Field(repr=False)
@@ -271,7 +270,6 @@ class Paid(Section):
     keep_answers: Count = 1000
     idempotency_seconds: Annotated[Seconds, Field(le=31_536_000)] = 86_400
     wait: Seconds = 30
-    share_identical: bool = False
 
 
 class Cache(Section):

@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 
 from proxy import __version__
+from proxy.ledger.errors import TROUBLE
 from proxy.upkeep.errors import UpkeepError
 from proxy.upkeep.rows import Rows, rows_of
 from proxy.upkeep.tools import environment, run, tools_for
@@ -77,7 +78,7 @@ async def backup(dsn: str, file: Path) -> Contents:
             f"this login may not read the whole database ({str(error)[:_LINE]});"
             " make backups as its owner: set [database] owner_url"
         ) from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise UpkeepError(
             f"no backup was made: {str(error)[:_LINE] or type(error).__name__}"
         ) from error

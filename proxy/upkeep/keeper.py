@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from proxy.ledger import LedgerUnavailable
-from proxy.ledger.listening import TROUBLE
+from proxy.ledger.errors import TROUBLE
 from proxy.ledger.roles import startup
+from proxy.tasks import end
 from proxy.upkeep import tasks
 from proxy.upkeep.backup import backup_into
 from proxy.upkeep.errors import UpkeepError
@@ -98,9 +99,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Stops what is under way: a backup that is not complete leaves nothing behind."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+        await end(self._worker)
         self._let_go()
 
     async def _work(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 import sql
+from proxy.ledger.errors import TROUBLE
 from proxy.ledger.roles import ROLES
 from proxy.upkeep.backup import Contents, digest, read_contents
 from proxy.upkeep.catalog import read_catalog
@@ -59,7 +60,7 @@ async def restore(dsn: str, file: Path) -> Restored:
             return await _restore(connection, dsn, file, contents)
         finally:
             connection.terminate()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise UpkeepError(
             f"{file} was not restored: {str(error)[:300] or type(error).__name__}"
         ) from error

@@ -10,23 +10,21 @@ that keeps what it is told.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from proxy.wire.agent import Agent
 from proxy.wire.body import Body, Keeper
 from proxy.wire.call import Call
-from proxy.wire.gate import Agent, Errand, Whole
+from proxy.wire.gate import Errand, Whole
 from proxy.wire.headers import read_request_fields
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import Payload, RawHeaders
+from proxy.wire.plane import DataPlane
 from proxy.wire.problem import Problem
-from proxy.wire.reply import Reply
-from proxy.wire.routes import MountPoint, Target
+from proxy.wire.reply import Connection, Reply
+from proxy.wire.target import MountPoint, Target
 from proxy.wire.tunnel import TunnelEnd
-from proxy.wire.upstream import Upstream
-
-if TYPE_CHECKING:
-    from proxy.wire.downstream import Downstream
-    from proxy.wire.plane import DataPlane
+from proxy.wire.upstream import Fed, Upstream
 
 _OURS = b"autopay-"  # no provider can say anything under such a name
 _MADE_ANEW = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"trailer"))
@@ -78,7 +76,7 @@ class Onward:
     lines that go with it; None: it is not wanted."""
 
     call: Call
-    downstream: "Downstream"
+    downstream: Fed
     begin: Callable[[int, RawHeaders], Sequence[bytes] | None]
 
 
@@ -95,7 +93,7 @@ Fetched = Whole | Problem | Cut | Passed
 
 
 async def fetch(
-    plane: "DataPlane",
+    plane: DataPlane,
     agent: Agent,
     request: Request,
     errand: Errand | None = None,
@@ -116,7 +114,7 @@ async def fetch(
     call = Call(*_made(agent, request), aside, plane.loop.time())
     call.errand = errand
     aside.give_up = call.hung_up
-    feeding = cast("Downstream", _Nobody())
+    feeding: Fed = _Nobody()
     if onward is not None:
         feeding = onward.downstream
         call.leaving = onward.call.leaving
@@ -168,7 +166,7 @@ class _Aside(Reply):
         head_only: bool,
     ) -> None:
         # Whatever would touch a connection is overridden: there is none.
-        super().__init__(cast("Downstream", None), http10=False, keep=True, head_only=head_only)
+        super().__init__(cast(Connection, None), http10=False, keep=True, head_only=head_only)
         self.fetched: asyncio.Future[Fetched] = loop.create_future()
         self.give_up: Callable[[], None]
         self.patience: asyncio.Timeout | None = None

@@ -8,11 +8,10 @@ import asyncio
 import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy.wire.parsers import Payload
-from proxy.wire.tap import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class Body:
         "_taken",
         "chunked",
         "complete",
-        "recorder",
+        "on_taken",
         "trailers",
     )
 
@@ -99,7 +98,8 @@ class Body:
         self.chunked = chunked
         self.trailers = trailers
         self.complete = False  # all of it was taken from the program
-        self.recorder: Recorder | None = None
+        self.on_taken: Callable[[bytes], None] | None = None
+        """Is given what was taken from the program."""
 
     @property
     def untouched(self) -> bool:
@@ -167,8 +167,8 @@ class Body:
         self.complete = self._payload.is_eof()
         if data:
             self._taken += len(data)
-            if self.recorder is not None:
-                self.recorder.request_data(data)
+            if self.on_taken is not None:
+                self.on_taken(data)
             self._send(sink, data)
             if self._keeper is not None and not self._keeper.keep(data):
                 self.forget()

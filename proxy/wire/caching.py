@@ -1,16 +1,13 @@
-"""What the data plane asks a cache of paid answers, and what it tells it. Which answer may serve
-which request is the cache's to know."""
+"""What a cache of paid answers is told of a request that goes on all the same. Which answer may
+serve which request is the cache's to know."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from proxy.wire.egress import Place
 from proxy.wire.gate import Bought, Replayed
 from proxy.wire.parsers import RawHeaders
-
-if TYPE_CHECKING:
-    from proxy.wire.call import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +51,4 @@ class Visit(Protocol):
 
     def over(self) -> None:
         """The program has its answer, or will not get one."""
-        ...
-
-
-class Cache(Protocol):
-    """Is asked before anybody else. It never raises and never waits."""
-
-    @property
-    def used(self) -> int:
-        """Bytes that its answers take up."""
-        ...
-
-    @property
-    def entries(self) -> int:
-        """How many they are."""
-        ...
-
-    def meets(self, call: "Call", go_on: Callable[[], None]) -> bool | Coroutine[Any, Any, None]:
-        """True: the call is answered. False: it has to go on. A coroutine: it waits for another
-        one's answer, and does one or the other. Cancelled, it has done neither."""
         ...

@@ -1,22 +1,23 @@
 """One request of one program, from its first byte to its answer's last."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from proxy.wire.agent import Agent
 from proxy.wire.body import Body
+from proxy.wire.caching import Visit
 from proxy.wire.chain import Chain, absolute
 from proxy.wire.egress import Leave
-from proxy.wire.gate import Agent, Errand, Ticket, TurnedAway
+from proxy.wire.gate import Errand, Ticket, TurnedAway
 from proxy.wire.headers import RequestFields
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders, RequestHead
-from proxy.wire.routes import MountPoint, Target
-
-if TYPE_CHECKING:
-    from proxy.wire.caching import Visit
-    from proxy.wire.reply import Reply
+from proxy.wire.reply import Reply
+from proxy.wire.target import MountPoint, Target
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+
+
+HUNG_UP = "the program hung up"
 
 
 class Call:
@@ -50,7 +51,7 @@ class Call:
         fields: RequestFields,
         target: Target,
         body: Body | None,
-        reply: "Reply",
+        reply: Reply,
         started: float,
     ) -> None:
         self.agent: Agent = target.agent
@@ -95,12 +96,6 @@ class Call:
     @property
     def mount(self) -> str | None:
         return self.mount_point.name if self.mount_point is not None else None
-
-    @property
-    def fields_sent(self) -> RawHeaders:
-        """The header fields that go on to a provider: none of those that were for us."""
-        split = (line.partition(b":") for line in self._fields.lines)
-        return [(name, value.strip()) for name, _, value in split]
 
     @property
     def path(self) -> str:

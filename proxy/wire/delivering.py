@@ -8,26 +8,23 @@ import asyncio
 import hashlib
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from proxy.wire.answer import answer_lines, reason_bytes, switch
 from proxy.wire.caching import Arrived
-from proxy.wire.call import Call
-from proxy.wire.gate import Delivery, Paid, Replayed, Verdict, Whole
+from proxy.wire.call import HUNG_UP, Call
+from proxy.wire.gate import Came, Delivery, Keep, Paid, Replayed, Verdict, Whole
 from proxy.wire.headers import header, response_lines
+from proxy.wire.means import Means
+from proxy.wire.paid_answer import Answer
 from proxy.wire.parsers import MAX_READ
 from proxy.wire.routes import rewrite_location
 from proxy.wire.tap import Stock
 from proxy.wire.upstream import NO_BODY
 
-if TYPE_CHECKING:
-    from proxy.wire.paying import Answer
-    from proxy.wire.plane import DataPlane
-
 log = logging.getLogger(__name__)
 
-HUNG_UP = "the program hung up"
 NOT_READ_ON = f"{HUNG_UP}, and its answer is too large to be kept"
+OUR_FAULT = "autopay failed in the middle of it (see its log)"
 
 
 class Copy:
@@ -68,34 +65,38 @@ class Copy:
 class Delivering:
     """One paid answer, from its head to the record of its end."""
 
-    def __init__(self, plane: "DataPlane", call: Call, answer: "Answer", paid: Paid) -> None:
+    def __init__(self, plane: Means, call: Call, answer: Answer, paid: Paid) -> None:
         self._plane = plane
         self._call = call
         self._answer = answer
         self._paid = paid
-        keep = paid.keep
-        self._keep = keep
-        self._looks_at = 0 if paid.expects is None else paid.expects.looks_at(answer.headers)
-        most = max(self._looks_at, 0 if keep is None else keep.bytes)
-        self._copy = Copy(most, plane.copies) if most else None
+        self._keep = paid.keep
+        self._looks_at = 0
+        self._copy: Copy | None = None
+        self._digest = hashlib.sha256()
+        self._size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._instead: Replayed | None = None
+        self._promised = False
+        self._recorded = False
 
     async def run(self) -> None:
         call, answer = self._call, self._answer
+        self._copy = self._room()
+        call.on_leaving = self._left
         call.on_gone = self._gone
         call.reply.outcome = "paid"
+        if call.leaving:
+            self._left()
         if call.gone:
             self._gone()
         extra = self._extra()
         clock = self._plane.loop.time
-        digest, size, kept, waited = hashlib.sha256(), 0, b"", 0.0
+        kept, waited = b"", 0.0
         if answer.has_body:
             write_head(answer, extra)
             call.reply.data(b"")
         while data := await answer.next():
-            digest.update(data)
-            size += len(data)
             self._add(data)
             if answer.ended:
                 kept = data  # the end is known to be here: hold it back
@@ -105,24 +106,17 @@ class Delivering:
             await call.reply.drained()
             waited += clock() - handed_on
         took = clock() - answer.sent_at
-        self._end_timer()
-        call.on_gone = None
+        self._let_go()
         keeps = self._keeps()
         # A program that takes its time does not make its provider late.
-        verdict = self._verdict(size, took - waited)
+        verdict = self._verdict(took - waited)
         if call.errand is not None and verdict is not None:
             call.errand.tab.fault = verdict.fault
-        delivery = Delivery(
-            status=answer.status,
-            sha256=digest.hexdigest(),
-            size=size,
+        delivery = self._delivery(
+            took,
             complete=answer.ended and (not call.gone or keeps),
             error=(verdict and verdict.fault) or self._error(keeps),
-            first_byte_ms=round((answer.first_byte_at - answer.sent_at) * 1000),
-            total_ms=round(took * 1000),
-            whole=answer.ended,
             abandoned=not answer.ended and str(answer.error) in (HUNG_UP, NOT_READ_ON),
-            content_type=(header(answer.headers, b"content-type") or b"").decode("latin-1"),
             verdict=verdict,
         )
         reached = not self._missed
@@ -135,6 +129,15 @@ class Delivering:
         await asyncio.wait([record])
         if missed_since and self._whole:
             await self._save(reached=False)
+
+    async def failed(self) -> None:
+        """A fault of ours, in the middle of it. It is on record all the same, with what had come:
+        else the same request would wait for it."""
+        self._let_go()
+        if not self._recorded:
+            took = self._plane.loop.time() - self._answer.sent_at
+            delivery = self._delivery(took, complete=False, error=OUR_FAULT, abandoned=True)
+            await self._record(delivery, keeps=False, reached=False)
 
     def _extra(self) -> list[bytes]:
         """Lines to be added to its head: of the payment, and of the cache, which may have another
@@ -165,7 +168,6 @@ class Delivering:
 
     def drop(self) -> None:
         """What was kept in memory for it."""
-        self._end_timer()
         if self._copy is not None:
             self._copy.drop()
 
@@ -183,24 +185,45 @@ class Delivering:
             self._paid.headers,
         )
 
-    def _verdict(self, size: int, seconds: float) -> Verdict | None:
+    def _delivery(
+        self,
+        took: float,
+        *,
+        complete: bool,
+        error: str | None,
+        abandoned: bool,
+        verdict: Verdict | None = None,
+    ) -> Delivery:
+        answer = self._answer
+        return Delivery(
+            status=answer.status,
+            sha256=self._digest.hexdigest(),
+            size=self._size,
+            complete=complete,
+            error=error,
+            first_byte_ms=round((answer.first_byte_at - answer.sent_at) * 1000),
+            total_ms=round(took * 1000),
+            whole=answer.ended,
+            abandoned=abandoned,
+            content_type=(header(answer.headers, b"content-type") or b"").decode("latin-1"),
+            verdict=verdict,
+        )
+
+    def _verdict(self, seconds: float) -> Verdict | None:
         """Of what came, now that it is whole."""
         expects, answer, copy = self._paid.expects, self._answer, self._copy
         if expects is None or not answer.ended:
             return None
+        size = self._size
         body = b"" if size == 0 else None
         if self._call.method == "HEAD" or answer.switched is not None:
             body = None
         elif size and copy is not None and copy.fits(self._looks_at):
             body = copy.body
         try:
+            first_byte = answer.first_byte_at - answer.sent_at
             return expects.judge(
-                answer.status,
-                answer.headers,
-                body,
-                size=size,
-                first_byte=answer.first_byte_at - answer.sent_at,
-                seconds=seconds,
+                Came(answer.status, answer.headers, body, size, first_byte, seconds)
             )
         except Exception:
             log.exception("what %s answered could not be judged", self._call.origin.key)
@@ -208,7 +231,16 @@ class Delivering:
 
     # --- the copy
 
+    def _room(self) -> Copy | None:
+        expects, keep = self._paid.expects, self._keep
+        if expects is not None:
+            self._looks_at = expects.looks_at(self._answer.headers)
+        most = max(self._looks_at, 0 if keep is None else keep.bytes)
+        return Copy(most, self._plane.copies) if most else None
+
     def _add(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._size += len(data)
         if self._call.visit is not None:
             self._call.visit.add(data)
         if self._copy is not None:
@@ -247,6 +279,12 @@ class Delivering:
 
     # --- the program hangs up
 
+    def _left(self) -> None:
+        """It may ask again, anywhere, before the rest of it is here."""
+        if self._keep is not None and self._keepable and not self._promised:
+            self._promised = True
+            self._plane.spawn(self._promise(self._keep))
+
     def _gone(self) -> None:
         keep = self._keep
         if keep is None:
@@ -260,19 +298,28 @@ class Delivering:
                 f"{HUNG_UP}, and its answer took too long to be kept",
             )
 
-    def _end_timer(self) -> None:
+    def _let_go(self) -> None:
+        """There is no more of it: what its program does is no matter from now on."""
+        self._call.on_leaving = self._call.on_gone = None
         if self._timer is not None:
             self._timer.cancel()
 
     # --- the record
 
     async def _record(self, delivery: Delivery, *, keeps: bool, reached: bool) -> None:
+        self._recorded = True
         if keeps:  # first: once the delivery is on record, nobody waits for the answer
             await self._save(reached=reached)
         try:
             await self._paid.finish(delivery)
         except Exception:
             log.exception("the record of a delivery was not written")
+
+    async def _promise(self, keep: Keep) -> None:
+        try:
+            await keep.promise()
+        except Exception:
+            log.exception("that a paid answer will be kept was not written")
 
     async def _save(self, *, reached: bool) -> None:
         keep, copy, head, ours = self._keep, self._copy, self._answer.head, self._paid.headers
@@ -287,18 +334,18 @@ class Delivering:
             log.exception("a paid answer was not kept")
 
 
-async def deliver(plane: "DataPlane", call: Call, answer: "Answer", paid: Paid) -> None:
+async def deliver(plane: Means, call: Call, answer: Answer, paid: Paid) -> None:
     """Relay a paid answer."""
+    delivering = Delivering(plane, call, answer, paid)
     try:
-        delivering = Delivering(plane, call, answer, paid)
-        try:
-            await delivering.run()
-        finally:
-            delivering.drop()
+        await delivering.run()
     except Exception:  # a fault of ours: neither its program nor who waits beside it waits for ever
         answer.close()
         call.reply.broken()
+        await delivering.failed()
         raise
+    finally:
+        delivering.drop()
 
 
 def replay(call: Call, replayed: Replayed, outcome: str = "replayed") -> None:
@@ -334,7 +381,7 @@ def _begun(call: Call, replayed: Replayed, outcome: str) -> bytes:
     return b"" if bodiless else whole.body
 
 
-def write_head(answer: "Answer", extra: list[bytes]) -> None:
+def write_head(answer: Answer, extra: list[bytes]) -> None:
     answer.call.reply.head(
         answer.head.code,
         reason_bytes(answer.head),

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from proxy.wire.agent import Caller
 from proxy.wire.body import Body, Keeper
 from proxy.wire.call import Call
 from proxy.wire.endpoint import Endpoint, reset
 from proxy.wire.framing import Framing
 from proxy.wire.headers import codings, read_request_fields
+from proxy.wire.limits import Limits
+from proxy.wire.outcomes import Outcomes
 from proxy.wire.parsers import (
     EMPTY_PAYLOAD,
     MAX_PIPELINED,
@@ -22,14 +25,37 @@ from proxy.wire.parsers import (
 from proxy.wire.problem import Problem
 from proxy.wire.reply import Reply
 from proxy.wire.routes import Router
-from proxy.wire.tunnel import TunnelEnd, join
+from proxy.wire.tunnel import Tunnel, TunnelEnd, join
 from proxy.wire.upstream import Upstream, plain
-
-if TYPE_CHECKING:
-    from proxy.wire.plane import DataPlane
 
 LINGER_SECONDS = 2.0
 VERSIONS = frozenset(((1, 0), (1, 1)))
+
+
+class Plane(Protocol):
+    """What a connection is one of, and hands its requests to."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def outcomes(self) -> Outcomes: ...
+    def opened(self, connection: "Downstream") -> bool:
+        """Whether there is room for one more program."""
+        ...
+
+    def closed(self, connection: "Downstream") -> None: ...
+    def joined(self, tunnel: Tunnel) -> None: ...
+    def begin(self, call: Call, downstream: "Downstream") -> None:
+        """A request is to be answered."""
+        ...
+
+    def tunnel(
+        self, caller: Caller, host: str, port: int, downstream: "Downstream", reply: Reply
+    ) -> None:
+        """A CONNECT is to be answered. Raises Problem to refuse it."""
+        ...
 
 
 class _TooLarge(Exception):
@@ -58,7 +84,7 @@ class Downstream(Endpoint):
         "feeder",
     )
 
-    def __init__(self, plane: "DataPlane", router: Router) -> None:
+    def __init__(self, plane: Plane, router: Router) -> None:
         super().__init__(plane.loop)
         self._plane = plane
         self._router = router

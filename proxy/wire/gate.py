@@ -5,18 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+from proxy.wire.agent import Agent
 from proxy.wire.egress import Leave
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders
 from proxy.wire.problem import Problem
 from proxy.wire.tap import Tap
-
-
-class Agent(Protocol):
-    """Who asks. Identity comes from a credential alone, never from a header any code can set."""
-
-    @property
-    def name(self) -> str: ...
 
 
 class Ticket(Protocol):
@@ -114,6 +108,27 @@ class Verdict:
         return self.misfit or self.late
 
 
+@dataclass(frozen=True, slots=True)
+class Came:
+    """An answer that has come to its end. `body`: all of it, as it came; None where there can be
+    none (HEAD), or it was not kept. `size` of what came. Seconds from the request to the answer's
+    `first_byte`, and to its last one."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes | None
+    size: int
+    first_byte: float
+    seconds: float
+
+    @classmethod
+    def at_hand(
+        cls, status: int, headers: RawHeaders, body: bytes | None, seconds: float
+    ) -> "Came":
+        """One that was collected: when it began, nobody looked at the clock."""
+        return cls(status, headers, body, len(body or b""), seconds, seconds)
+
+
 class Expects(Protocol):
     """What must be true of an answer for it to be what was asked for."""
 
@@ -121,25 +136,7 @@ class Expects(Protocol):
         """How many bytes of this answer's body it wants to see; 0: whether there are any."""
         ...
 
-    def judge(
-        self,
-        status: int,
-        headers: RawHeaders,
-        body: bytes | None,
-        *,
-        size: int,
-        first_byte: float,
-        seconds: float,
-    ) -> Verdict:
-        """`body` whole, or None where there can be none or it was not kept; `size` of what came.
-        From the request to the answer's first byte, and to its last one."""
-        ...
-
-    def fault(
-        self, status: int, headers: RawHeaders, body: bytes | None, seconds: float
-    ) -> str | None:
-        """The same in a word: what is wrong with an answer that is at hand."""
-        ...
+    def judge(self, came: Came) -> Verdict: ...
 
 
 @dataclass(slots=True)
@@ -210,6 +207,11 @@ class Purchase(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def credential(self) -> bytes:
+        """What it says of who asks (`credentials.credential_of`)."""
+        ...
+
+    @property
     def replayable(self) -> bool:
         """Whether the same body can be sent again."""
         ...
@@ -270,12 +272,14 @@ class Whole:
 @dataclass(frozen=True, slots=True)
 class Keep:
     """An answer that is to be kept, `always` or if it does not reach its program, up to so many
-    bytes of a body. One whose program has gone is read on for so many seconds. `save` is told
-    whether it reached its program, and may be called again with another word."""
+    bytes of a body. One whose program has gone is read on for so many seconds; `promise` is called
+    when that begins. `save` is told whether it reached its program, and may be called again with
+    another word."""
 
     bytes: int
     seconds: float
     always: bool
+    promise: Callable[[], Awaitable[None]]
     save: Callable[[Whole, bool], Awaitable[None]]
 
 

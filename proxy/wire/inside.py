@@ -7,14 +7,11 @@ asks is known by then, as for every request. What it is told, the gate knows.
 
 import json
 import logging
-from typing import TYPE_CHECKING
 
+from proxy.wire.call import Call
+from proxy.wire.gate import Gate
 from proxy.wire.origin import Origin
 from proxy.wire.problem import Problem
-
-if TYPE_CHECKING:
-    from proxy.wire.call import Call
-    from proxy.wire.gate import Gate
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +36,7 @@ def nothing_else() -> Problem:
     )
 
 
-async def answer(gate: "Gate", call: "Call") -> None:
+async def answer(gate: Gate, call: Call) -> None:
     """Asks the gate, and writes what it says."""
     try:
         if call.origin.host.rstrip(".") != HOST or call.path != "/me":

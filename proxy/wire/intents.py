@@ -11,17 +11,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from proxy.wire.gate import Agent
+from proxy.wire.agent import Agent
+from proxy.wire.call import Call
 from proxy.wire.headers import header
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders
 from proxy.wire.problem import Problem
-
-if TYPE_CHECKING:
-    from proxy.wire.call import Call
-    from proxy.wire.downstream import Downstream
+from proxy.wire.upstream import Fed
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +53,14 @@ class Wanted:
     trace: str | None
     tool: str | None
     key: bytes | None
-    call: "Call"
-    downstream: "Downstream"
+    call: Call
+    downstream: Fed
 
 
 Serve = Callable[[Wanted], Awaitable[None]]
 
 
-async def answer(
-    serve: Serve | None, call: "Call", downstream: "Downstream", patience: float
-) -> None:
+async def answer(serve: Serve | None, call: Call, downstream: Fed, patience: float) -> None:
     """Take the request whole, and have it served. `patience`: seconds that a body may stall."""
     try:
         if serve is None or call.upgrade or call.method in ("OPTIONS", "TRACE"):
@@ -78,7 +74,7 @@ async def answer(
                 call.origin.host.rstrip(".").removesuffix(SUFFIX),
                 call.method,
                 call.target,
-                call.fields_sent,
+                call.onward,
                 body,
                 call.session,
                 call.trace,
@@ -102,7 +98,7 @@ async def answer(
             )
 
 
-async def _whole(call: "Call", patience: float) -> bytes:
+async def _whole(call: Call, patience: float) -> bytes:
     """The request's body, which is wanted once for each attempt. Raises Problem."""
     if call.body is None:
         return b""

@@ -10,19 +10,17 @@ import logging
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from cachetools import TTLCache
 
-from proxy.wire.downstream import Downstream
-from proxy.wire.gate import Agent
+from proxy.wire.agent import Agent, Caller
+from proxy.wire.downstream import Downstream, Plane
+from proxy.wire.gate import Gate
 from proxy.wire.hello import FirstBytes, Opening, Talk
 from proxy.wire.origin import Origin, plain_host
 from proxy.wire.problem import Problem
-from proxy.wire.routes import Caller, TunnelRouter
-
-if TYPE_CHECKING:
-    from proxy.wire.plane import DataPlane
+from proxy.wire.routes import TunnelRouter
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +79,20 @@ def _listed(host: str, patterns: Sequence[str]) -> bool:
     )
 
 
+class Outside(Plane, Protocol):
+    """The plane, where a tunnel can be left closed."""
+
+    @property
+    def gate(self) -> Gate: ...
+    async def join_blindly(
+        self, caller: Caller, host: str, port: int, transport: asyncio.Transport, early: bytes
+    ) -> None: ...
+
+
 class Interceptor:
     """Opens the tunnels of one data plane."""
 
-    def __init__(self, plane: "DataPlane", certificates: Certificates, rules: TunnelRules) -> None:
+    def __init__(self, plane: Outside, certificates: Certificates, rules: TunnelRules) -> None:
         self._plane = plane
         self._loop = plane.loop
         self._certificates = certificates
@@ -239,7 +247,7 @@ class _Inner(Downstream):
 
     def __init__(
         self,
-        plane: "DataPlane",
+        plane: Plane,
         router: TunnelRouter,
         interceptor: Interceptor,
         agent: Agent,

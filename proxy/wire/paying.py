@@ -1,21 +1,18 @@
 """Off the fast path: a 402 was met. Ask the gate; if it pays, ask the provider again, once."""
 
-import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from proxy.crashpoints import reached
 from proxy.errors import counts_for_breaker
-from proxy.wire.answer import answer_lines, reason_bytes
-from proxy.wire.call import Call
-from proxy.wire.delivering import HUNG_UP, deliver, replay
+from proxy.wire.agent import Agent
+from proxy.wire.call import HUNG_UP, Call
+from proxy.wire.credentials import credential_of
+from proxy.wire.delivering import deliver, replay
 from proxy.wire.dial import DialError, Forbidden
 from proxy.wire.gate import (
-    Agent,
-    Lost,
     NotSent,
     Paid,
     PassThrough,
@@ -23,14 +20,13 @@ from proxy.wire.gate import (
     Replayed,
     Ticket,
 )
+from proxy.wire.means import Means
 from proxy.wire.origin import Origin
-from proxy.wire.parsers import MAX_READ, RawHeaders, ResponseHead
+from proxy.wire.paid_answer import Answer
+from proxy.wire.parsers import RawHeaders
 from proxy.wire.problem import Problem
 from proxy.wire.retrying import Tries
-from proxy.wire.upstream import Upstream, UpstreamError
-
-if TYPE_CHECKING:
-    from proxy.wire.plane import DataPlane
+from proxy.wire.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ class Unpaid(Protocol):
     def drop(self) -> None: ...
 
 
-async def pay(plane: "DataPlane", call: Call, challenge: PaymentRequired, unpaid: Unpaid) -> None:
+async def pay(plane: Means, call: Call, challenge: PaymentRequired, unpaid: Unpaid) -> None:
     """Put the 402 to the gate and answer the program with what comes of it."""
     purchase = Purchase(plane, call)
     try:
@@ -86,7 +82,7 @@ async def pay(plane: "DataPlane", call: Call, challenge: PaymentRequired, unpaid
 class Purchase:
     """What the gate sees of a call (`gate.Purchase`)."""
 
-    def __init__(self, plane: "DataPlane", call: Call) -> None:
+    def __init__(self, plane: Means, call: Call) -> None:
         self._plane = plane
         self._call = call
         self.agent: Agent = call.agent
@@ -113,6 +109,10 @@ class Purchase:
         return self._call.path
 
     @property
+    def credential(self) -> bytes:
+        return credential_of(self._call.onward)
+
+    @property
     def replayable(self) -> bool:
         return self._call.replayable
 
@@ -127,7 +127,7 @@ class Purchase:
             self._body_sha256 = await self._call.body.sha256()
         return self._body_sha256
 
-    async def attempt(self, header: tuple[bytes, bytes]) -> "Answer":
+    async def attempt(self, header: tuple[bytes, bytes]) -> Answer:
         call, plane = self._call, self._plane
         assert self._answer is None, "one paid attempt per request"
         upstream = plane.pool.take(call.origin, call.leave, fresh=True, tunnel=call.upgrade)
@@ -167,7 +167,7 @@ class Purchase:
         """A connection, or DialError, or NotSent as soon as nobody waits for the answer. As long as
         no byte of the payment has left, trying again can do no harm."""
         call, plane = self._call, self._plane
-        tries = Tries(plane, call, plane.loop.time(), self.payment_id)
+        tries = Tries(plane.retries, call, plane.loop.time(), self.payment_id)
         while True:
             try:
                 upstream = await plane.pool.dial(call.origin, call.leave, tunnel=call.upgrade)
@@ -187,127 +187,3 @@ class Purchase:
         """Nothing of the paid answer goes to the program."""
         if self._answer is not None:
             self._answer.close()
-
-
-class Answer:
-    """The answer to a paid request (`gate.PaidAnswer`, and a Receiver).
-
-    It is stopped at its head until somebody reads it or relays it. The program hanging up does not
-    stop it: the money has left, and the answer says what became of it.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call, upstream: Upstream) -> None:
-        self.call = call
-        self.upstream = upstream
-        self.head: ResponseHead
-        self.has_body = False
-        self.length_known = False
-        self.sent_at = loop.time()
-        self.first_byte_at = 0.0
-        self.switched: bytes | None = None
-        self.ended = False
-        self.trailers: Sequence[bytes] = ()
-        self._buffer: list[bytes] = []
-        self._waiting = 0  # bytes in the buffer
-        self._loop = loop
-        self._head_came: asyncio.Future[None] = loop.create_future()
-        self._changed = asyncio.Event()
-        self._error: UpstreamError | None = None
-
-    # --- gate.PaidAnswer
-
-    @property
-    def status(self) -> int:
-        return self.head.code
-
-    @property
-    def headers(self) -> RawHeaders:
-        return self.head.raw_headers
-
-    async def read(self, limit: int) -> bytes:
-        size = 0
-        chunks = []
-        while size < limit and (chunk := await self.next()):
-            chunks.append(chunk)
-            size += len(chunk)
-        return b"".join(chunks)[:limit]
-
-    def close(self) -> None:
-        """Nobody wants the rest."""
-        if not self.ended and self._error is None:
-            self.upstream.abort()
-
-    # --- for whoever takes the body
-
-    async def head_came(self) -> None:
-        """Returns at the answer's head, or raises Lost."""
-        try:
-            await self._head_came
-        except UpstreamError as error:
-            raise Lost(str(error)) from error
-
-    async def next(self) -> bytes:
-        """The next bytes of the body; b"" at its end, also when it broke off (see `error`)."""
-        while not self._buffer and not self.ended and self._error is None:
-            self.upstream.unhold()
-            self._changed.clear()
-            await self._changed.wait()
-        data = b"".join(self._buffer)
-        self._buffer.clear()
-        self._waiting = 0
-        return data
-
-    def forsaken(self) -> None:
-        """The program has gone. If it owes us some of the request, no answer will come."""
-        if self.call.body is not None and not self.call.body.arrived:
-            self.hang_up(HUNG_UP)
-
-    def hang_up(self, why: str) -> None:
-        """The program has gone: there is nobody to bring the answer to, nor is it kept."""
-        if not self.ended and self._error is None:
-            self.upstream.abort()
-            self.on_lost(UpstreamError(why, "client_gone"))
-
-    @property
-    def error(self) -> UpstreamError | None:
-        return self._error
-
-    # --- Receiver
-
-    def on_interim(self, head: ResponseHead) -> None:
-        body = self.call.body
-        if head.code != 100 or (body is not None and body.untouched):
-            self.call.reply.interim(head.code, reason_bytes(head), answer_lines(head, self.call))
-
-    def on_head(self, head: ResponseHead, *, has_body: bool, length_known: bool) -> None:
-        self.head, self.has_body, self.length_known = head, has_body, length_known
-        self.first_byte_at = self._loop.time()
-        self.upstream.hold()
-        self._head_came.set_result(None)
-
-    def on_data(self, data: bytes, *, last: bool) -> None:
-        if data:
-            self._buffer.append(data)
-            self._waiting += len(data)
-            if self._waiting >= MAX_READ:
-                self.upstream.hold()
-            self._changed.set()
-
-    def on_end(self, trailers: Sequence[bytes]) -> None:
-        self.trailers = trailers
-        self.ended = True
-        self._changed.set()
-
-    def on_lost(self, error: UpstreamError) -> None:
-        self._error = error
-        if not self._head_came.done():
-            self._head_came.set_exception(error)
-        self._changed.set()
-
-    def on_switch(self, head: ResponseHead, early: bytes, upstream: Upstream) -> None:
-        self.head = head
-        self.first_byte_at = self._loop.time()
-        self.switched = early
-        upstream.hold()  # until it is joined to the program
-        self.ended = True
-        self._head_came.set_result(None)

@@ -4,11 +4,11 @@ import asyncio
 import ctypes
 import logging
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from proxy.wire.caching import Cache
+from proxy.wire.agent import Caller
 from proxy.wire.call import Call
 from proxy.wire.chain import Chain
 from proxy.wire.dial import Dialer, DialError, Forbidden, Resolver
@@ -27,15 +27,35 @@ from proxy.wire.problem import Problem
 from proxy.wire.relay import Relay, unreachable
 from proxy.wire.reply import Reply
 from proxy.wire.retrying import Retries, RetryRules
-from proxy.wire.routes import Caller, Router
+from proxy.wire.routes import Router
 from proxy.wire.tap import Stock
 from proxy.wire.tunnel import Tunnel, TunnelEnd, join
+from proxy.wire.upstream import Fed
 
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
 CLOSE_POLL_SECONDS = 0.02
 BACKLOG = 4096
+
+
+class Cache(Protocol):
+    """Is asked before anybody else. It never raises and never waits."""
+
+    @property
+    def used(self) -> int:
+        """Bytes that its answers take up."""
+        ...
+
+    @property
+    def entries(self) -> int:
+        """How many they are."""
+        ...
+
+    def meets(self, call: Call, go_on: Callable[[], None]) -> bool | Coroutine[Any, Any, None]:
+        """True: the call is answered. False: it has to go on. A coroutine: it waits for another
+        one's answer, and does one or the other. Cancelled, it has done neither."""
+        ...
 
 
 class DataPlane:
@@ -64,7 +84,7 @@ class DataPlane:
             self.loop, timeout=limits.connect, ca_file=ca_file, resolver=resolver, chain=chain
         )
         self.dialer.own.extend(off_limits)
-        self.retries = Retries(self.loop, retries or RetryRules(), retries_by_origin or {})
+        self.retries = Retries(self.loop, gate, retries or RetryRules(), retries_by_origin or {})
         self.outcomes = Outcomes()
         self.copies = Stock(limits.keep_memory_bytes)
         """Of paid answers under way."""
@@ -130,6 +150,11 @@ class DataPlane:
         return len(self._connections)
 
     @property
+    def intercepts(self) -> bool:
+        """Whether there is a certificate authority to look into tunnels with."""
+        return self._interceptor is not None
+
+    @property
     def tunnels(self) -> int:
         """How many tunnels are joined blind, upgraded connections among them."""
         return len(self._tunnels)
@@ -156,7 +181,7 @@ class DataPlane:
             self._tunnels.add(tunnel)
             tunnel.on_closed = self._tunnels.discard
 
-    def begin(self, call: Call, downstream: Downstream) -> None:
+    def begin(self, call: Call, downstream: Fed) -> None:
         """A request is to be answered."""
         if is_inside(call.origin.host):
             call.on_gone = self.spawn(answer(self.gate, call)).cancel
@@ -167,7 +192,7 @@ class DataPlane:
         else:
             self.send(call, downstream)
 
-    def send(self, call: Call, downstream: Downstream) -> None:
+    def send(self, call: Call, downstream: Fed) -> None:
         """A request goes to its provider, if the cache has nothing for it."""
         relay = Relay(self, call, downstream)
         met = self.cache is not None and self.cache.meets(call, relay.begin)

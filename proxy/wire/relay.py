@@ -5,27 +5,23 @@ The fast path ends at a 402: its body is collected, and `paying` takes over.
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING
 
 from proxy.errors import counts_for_breaker, of_status
 from proxy.wire.answer import answer_lines, reason_bytes, switch
 from proxy.wire.caching import Arrived, Visit
-from proxy.wire.call import Call
-from proxy.wire.delivering import HUNG_UP, pour
+from proxy.wire.call import HUNG_UP, Call
+from proxy.wire.delivering import pour
 from proxy.wire.dial import ChainError, DialError, Forbidden
 from proxy.wire.egress import EVERYWHERE
 from proxy.wire.gate import PaymentRequired, Replayed, Ticket
 from proxy.wire.headers import response_lines
+from proxy.wire.means import Means
 from proxy.wire.parsers import ResponseHead
 from proxy.wire.paying import pay
 from proxy.wire.problem import Problem
+from proxy.wire.recording import listen_in
 from proxy.wire.retrying import Tries, retry_after
-from proxy.wire.tap import listen_in
-from proxy.wire.upstream import Upstream, UpstreamError
-
-if TYPE_CHECKING:
-    from proxy.wire.downstream import Downstream
-    from proxy.wire.plane import DataPlane
+from proxy.wire.upstream import Fed, Upstream, UpstreamError
 
 
 class Relay:
@@ -44,7 +40,7 @@ class Relay:
         "upstream",
     )
 
-    def __init__(self, plane: "DataPlane", call: Call, downstream: "Downstream") -> None:
+    def __init__(self, plane: Means, call: Call, downstream: Fed) -> None:
         self.plane = plane
         self.call = call
         self.downstream = downstream
@@ -142,7 +138,7 @@ class Relay:
     def _again(self, error: DialError | UpstreamError, *, least: float = 0.0) -> bool:
         """Whether there will be another attempt; `least`: seconds until then."""
         if self._tries is None:
-            self._tries = Tries(self.plane, self.call, self.call.started)
+            self._tries = Tries(self.plane.retries, self.call, self.call.started)
         delay = self._tries.after(error, sent=self._sent, least=least)
         if delay is None:
             return False

@@ -1,15 +1,37 @@
 """Framing: an answer, from whatever source, written for one program (RFC 9112 sections 6 and 7)."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from proxy.wire.endpoint import reset
 from proxy.wire.problem import Problem
-from proxy.wire.tap import Recorder
 from proxy.wire.tunnel import TunnelEnd
 
-if TYPE_CHECKING:
-    from proxy.wire.downstream import Downstream
+
+class Connection(Protocol):
+    """A program's, as far as the answer to a request asks for it."""
+
+    transport: asyncio.Transport | None
+
+    @property
+    def uploading(self) -> bool:
+        """Whether more of the current request is to come."""
+        ...
+
+    def note(self, outcome: str, status: int) -> None: ...
+    def told(self, code: str) -> None: ...
+    def answered(self, *, keep: bool) -> None: ...
+    def switch(self, head: bytes, far: TunnelEnd) -> None: ...
+    async def drained(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """Hears an answer as it is written."""
+
+    def head(self, status: int, lines: Sequence[bytes]) -> None: ...
+    def data(self, data: bytes) -> None: ...
+    def end(self, *, complete: bool) -> None: ...
 
 
 class Reply:
@@ -31,7 +53,7 @@ class Reply:
     )
 
     def __init__(
-        self, downstream: "Downstream", *, http10: bool, keep: bool, head_only: bool
+        self, downstream: Connection, *, http10: bool, keep: bool, head_only: bool
     ) -> None:
         self._downstream = downstream
         self._http10 = http10

@@ -13,20 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from proxy.errors import retryable
 from proxy.wire.call import Call
 from proxy.wire.dial import DialError
-from proxy.wire.gate import RetryNote
+from proxy.wire.gate import Gate, RetryNote
 from proxy.wire.headers import header
 from proxy.wire.origin import Origin
 from proxy.wire.parsers import RawHeaders
 from proxy.wire.upstream import UpstreamError
-
-if TYPE_CHECKING:
-    from proxy.wire.plane import DataPlane
 
 MOST_BUDGETS = 4096
 WHOLE_AGAIN_SECONDS = 60.0  # without a retry
@@ -96,9 +92,12 @@ class Retries:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        gate: Gate,
         usual: RetryRules,
         by_origin: Mapping[Origin, RetryRules],
     ) -> None:
+        self.loop = loop
+        self.gate = gate
         self.usual = usual
         self.by_origin = by_origin
         self.budgets = Budgets(loop)
@@ -111,14 +110,14 @@ class Tries:
     """The attempts at one request. Made when the first of them has failed."""
 
     def __init__(
-        self, plane: "DataPlane", call: Call, since: float, payment_id: UUID | None = None
+        self, retries: Retries, call: Call, since: float, payment_id: UUID | None = None
     ) -> None:
         """`since`: the loop time from which on its program waits. `payment_id`: of the payment that
         it is going to carry."""
-        self._plane = plane
+        self._retries = retries
         self._call = call
         self._payment_id = payment_id
-        self._rules = plane.retries.rules(call.origin)
+        self._rules = retries.rules(call.origin)
         self._end = since + self._rules.total
         if call.wait is not None:
             self._end = min(self._end, call.started + call.wait)
@@ -135,7 +134,7 @@ class Tries:
         """Seconds until the next attempt, now that one has ended in `error`; None: there is none.
         `sent`: some of the request may have reached the provider. `least`: sooner is no use."""
         self.ended(error)
-        call, rules, plane = self._call, self._rules, self._plane
+        call, rules, retries = self._call, self._rules, self._retries
         delay = rules.backoff * 2.0**self._number
         delay = max(delay * random.uniform(1 - rules.jitter, 1 + rules.jitter), least)  # noqa: S311
         if (
@@ -145,12 +144,12 @@ class Tries:
             or not call.replayable
             or call.leaving
             or call.errand is not None  # its next attempt is at another provider
-            or plane.loop.time() + delay > self._end
-            or not plane.gate.breaker_closed(call.origin)
+            or retries.loop.time() + delay > self._end
+            or not retries.gate.breaker_closed(call.origin)
         ):
             return None
-        if not plane.retries.budgets.take(call.origin, rules):
-            plane.gate.retry_withheld(call.origin)
+        if not retries.budgets.take(call.origin, rules):
+            retries.gate.retry_withheld(call.origin)
             return None
         self._number += 1
         self._delay, self._cause = delay, error.error_class
@@ -166,7 +165,7 @@ class Tries:
             if not call.leaving:
                 await asyncio.wait_for(left.wait(), seconds)
         call.on_leaving = None
-        self._under_way = not call.leaving and self._plane.gate.breaker_closed(call.origin)
+        self._under_way = not call.leaving and self._retries.gate.breaker_closed(call.origin)
         self.made += self._under_way
         return self._under_way
 
@@ -175,7 +174,7 @@ class Tries:
         if self._call.wait is None:
             return usual
         waits_until = self._call.started + self._call.wait
-        return max(0.0, min(usual, waits_until - self._plane.loop.time()))
+        return max(0.0, min(usual, waits_until - self._retries.loop.time()))
 
     def ended(self, error: DialError | UpstreamError | None) -> None:
         """How the attempt went, for the record; the first one is none of its business."""
@@ -183,7 +182,7 @@ class Tries:
             return
         self._under_way = False
         call = self._call
-        self._plane.gate.retried(
+        self._retries.gate.retried(
             RetryNote(
                 call.agent,
                 call.origin,

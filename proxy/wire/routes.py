@@ -3,12 +3,12 @@
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from proxy.wire.gate import Agent, Gate
+from proxy.wire.agent import Agent, Caller
+from proxy.wire.gate import Gate
 from proxy.wire.headers import RequestFields, header
 from proxy.wire.inside import MOUNT, ORIGIN
 from proxy.wire.intents import MOUNT as INTENTS
@@ -16,38 +16,7 @@ from proxy.wire.intents import origin_for as intent_origin
 from proxy.wire.origin import DEFAULT_PORTS, Origin, plain_host
 from proxy.wire.parsers import RequestHead
 from proxy.wire.problem import Problem
-
-
-@dataclass(slots=True)
-class Target:
-    """Where a request goes. `path` is the origin-form target in bytes; `mount` is set for reverse
-    mounts: (the path prefix under which the program sees the provider, the provider's own)."""
-
-    agent: Agent
-    origin: Origin
-    path: bytes
-    mount: "MountPoint | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class MountPoint:
-    """A provider under a path. `outer` is what the program asks below (`/NAME`), `inner` the base
-    path of the provider (no trailing slash)."""
-
-    name: str
-    origin: Origin
-    outer: bytes
-    inner: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who speaks on a connection, and in which session, as far as its credential tells."""
-
-    agent: Agent
-    session: str | None
-    still: Callable[[], Agent | None] = field(repr=False, compare=False)
-    """Asks again who holds the credential: a connection may outlive it."""
+from proxy.wire.target import MountPoint, Target
 
 
 class Router(Protocol):

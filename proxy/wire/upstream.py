@@ -59,6 +59,12 @@ class Receiver(Protocol):
     def on_switch(self, head: ResponseHead, early: bytes, upstream: "Upstream") -> None: ...
 
 
+class Fed(Protocol):
+    """Where an answer is written: `feeder` is held while that takes no more."""
+
+    feeder: "Upstream | None"
+
+
 class Upstream(Endpoint):
     """A client connection. `release` is called with self when it may serve another request."""
 

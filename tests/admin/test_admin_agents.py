@@ -144,7 +144,14 @@ async def test_rotation_with_a_grace(desk: Desk, net: Localnet) -> None:
 
 
 async def test_what_is_no_agent_and_no_token(desk: Desk) -> None:
-    for body in ({}, {"agent": "a:b"}, {"agent": "x" * 101}, {"agent": "x", "daily": "9"}, []):
+    bodies: list[Any] = [
+        {},
+        {"agent": "a:b"},
+        {"agent": "x" * 101},
+        {"agent": "x", "daily": "9"},
+        [],
+    ]
+    for body in bodies:
         refused(await desk.ask("/v1/agents", ADMIN, "POST", json=body), 400, "bad_body")
     (token,) = (await desk.does("GET", "/v1/agents/shopper/tokens"))["items"]
     for where, method, wrong in (

@@ -180,24 +180,84 @@ async def test_what_is_no_request(desk: Desk, data: bytes) -> None:
     writer.close()
 
 
-async def test_silence_and_a_crowd(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever connects and says nothing is in nobody's way for long."""
-    monkeypatch.setattr(listener_module, "CONNECTIONS", 3)
     monkeypatch.setattr(listener_module, "IDLE_SECONDS", 0.5)
-    silent = [await connect(desk.url) for _ in range(3)]
     reader, writer = await connect(desk.url)
-    with pytest.raises(ConnectionResetError):
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        if await asyncio.wait_for(reader.read(), 0.3) == b"":
-            raise ConnectionResetError
+    assert await asyncio.wait_for(reader.read(), 20) == b""
     writer.close()
-    for reader, writer in silent:
-        assert await asyncio.wait_for(reader.read(), 20) == b""
+
+
+async def test_a_crowd_of_idle_ones_makes_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whoever comes next: the one that was not used for the longest time."""
+    monkeypatch.setattr(listener_module, "CONNECTIONS", 3)
+    crowd = [await connect(desk.url) for _ in range(3)]
+    for one in (*crowd, crowd[0]):  # whose second request makes crowd[1] the oldest
+        await asks(one)
+    new = await connect(desk.url)
+    await asks(new)
+    assert await asyncio.wait_for(crowd[1][0].read(), 20) == b""
+    for one in (crowd[0], crowd[2], new):
+        await asks(one)
+    silent = await connect(desk.url)  # says nothing, and takes the place of crowd[0]
+    assert await asyncio.wait_for(crowd[0][0].read(), 20) == b""
+    late = [await connect(desk.url) for _ in range(3)]  # at once: each takes a place of its own
+    for one in (crowd[2], new, silent):
+        assert await asyncio.wait_for(one[0].read(), 20) == b""
+    for one in late:
+        await asks(one)
+    for _, writer in (*crowd, new, silent, *late):
         writer.close()
-    assert (await desk.ask("/healthz")).status == 200
 
 
-async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def test_who_is_being_answered_makes_no_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "CONNECTIONS", 2)
+    key = await desk.key(Role.AUDITOR)
+    streams = [await connect(desk.url) for _ in range(2)]
+    for reader, writer in streams:
+        head = f"Host: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
+        writer.write(f"GET /v1/events/stream HTTP/1.1\r\n{head}".encode())
+        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await asks_once(desk.url)
+    for reader, writer in streams:
+        assert not reader.at_eof()
+        writer.close()
+    async with asyncio.timeout(20):  # until they are gone
+        while True:
+            try:
+                await asks_once(desk.url)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def asks(connection: Connection) -> None:
+    """A request that is answered, on a connection that stays."""
+    reader, writer = connection
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head
+        size = int(head.lower().partition(b"content-length:")[2].split()[0])
+        assert json.loads(await reader.readexactly(size))["status"] == "ok"
+
+
+async def asks_once(url: str) -> None:
+    connection = await connect(url)
+    try:
+        await asks(connection)
+    finally:
+        connection[1].close()
+
+
+async def connect(url: str) -> Connection:
     host, _, port = url.removeprefix("http://").partition(":")
     return await asyncio.open_connection(host, int(port))
 

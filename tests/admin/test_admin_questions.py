@@ -1,16 +1,18 @@
 """What may be asked of the books, and what the answers leave out."""
 
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from proxy.admin import Role
+from proxy.ledger import decided
 from proxy.localnet import Localnet
 from tests.admin.desk import Desk, refused
 from tests.admin.test_admin_books import spend
 from tests.admin.test_admin_limits import buys
 from tests.e2e.house import until
-from tests.e2e.seller import Seller
+from tests.e2e.seller import Seller, challenge, offer, pays_once, settled
 
 READER, AUDITOR, OPERATOR = Role.READER, Role.AUDITOR, Role.OPERATOR
 
@@ -135,8 +137,68 @@ async def test_why(desk: Desk, net: Localnet, seller: Seller) -> None:
         refused(
             await desk.ask(f"/v1/policies/explain?{urlencode(asked)}", READER), 400, "bad_query"
         )
-    asked = urlencode({"agent": "nobody", "url": "https://a.example/", "price": "1"})
-    refused(await desk.ask(f"/v1/policies/explain?{asked}", READER), 404, "no_such_agent")
+    nobody = urlencode({"agent": "nobody", "url": "https://a.example/", "price": "1"})
+    refused(await desk.ask(f"/v1/policies/explain?{nobody}", READER), 404, "no_such_agent")
+
+
+async def test_an_approval_is_explained_as_it_pays(
+    desk: Desk, net: Localnet, seller: Seller
+) -> None:
+    entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()), 2_000)
+    seller.answer = pays_once(challenge(entry), lambda _: settled())
+    await desk.does("PATCH", "/v1/policies/agents/shopper", {"approval_above": "0.001"})
+    url = f"{seller.url}/x?q=a%20b"
+
+    async def why(body: bytes | None = None, **more: str) -> tuple[str, bool | None, str]:
+        asked = {"agent": "shopper", "url": url, "price": "0.002", "method": "POST"}
+        asked |= {"pay_to": str(net.seller.pubkey()), "network": entry["network"]} | more
+        if body is not None:
+            asked["body_sha256"] = sha256(body).hexdigest()
+        found = await desk.does("GET", f"/v1/policies/explain?{urlencode(asked)}", role=READER)
+        details = [one["detail"] for one in found["steps"] if one["rule"] == "approval_above"]
+        return found["code"], found["allowed"], details[0]
+
+    async def buy(body: bytes) -> str:
+        answer = await desk.home.ask(url, "POST", data=body)
+        return "ok" if answer.headers.get("Autopay-State") == "paid" else str(answer.json["code"])
+
+    assert (await why(b"one"))[:2] == ("approval_required", False)
+    assert await buy(b"one") == "approval_required"
+    (waiting,) = await desk.items("/v1/approvals?state=pending")
+    assert f"approval {waiting['id']} waits" in (await why(b"one"))[2]
+    await desk.does("POST", f"/v1/approvals/{waiting['id']}/approve", {})
+    assert (await why(b"one"))[:2] == ("ok", True)
+    assert (await why(b"two"))[:2] == ("approval_required", False)
+    assert (await why(b"one", url=url + "1"))[:2] == ("approval_required", False)
+    code, allowed, detail = await why()
+    assert (code, allowed) == ("unknown", None)
+    assert waiting["id"] in detail and "Not said: its body." in detail
+    assert await buy(b"two") == "approval_required"
+    assert await buy(b"one") == "ok"
+    assert (await why(b"one"))[:2] == ("approval_required", False)  # used up
+    assert (await why())[:2] == ("approval_required", False)
+
+
+async def test_what_was_decided_can_be_replayed(desk: Desk, net: Localnet, seller: Seller) -> None:
+    """The log holds all of the offer, of what was denied at first sight too."""
+    assert await buys(desk, net, seller, 1_000) == "paid"
+    assert await buys(desk, net, seller, 60_000) == "over_per_call_limit"
+    await desk.does("PUT", "/v1/limits", {"kind": "fleet_day", "limit_usd": "0.001"}, status=204)
+    assert await buys(desk, net, seller, 2_000) == "over_fleet_limit"
+    log = await decided.decisions(
+        desk.home.operator, datetime.now(UTC) - timedelta(hours=1), timedelta()
+    )
+    assert [one.code for one in log.decisions] == ["ok", "over_per_call_limit", "over_fleet_limit"]
+    assert log.unreadable == 0
+    entry = offer(str(net.seller.pubkey()), str(net.fee_payer.pubkey()), 1)
+    for one in log.decisions:
+        assert (one.offer_known, one.terms_known, one.timeout_known) == (True, True, True)
+        assert (one.ask.pay_to, one.ask.asset) == (entry["payTo"], entry["asset"])
+        assert (one.ask.network, one.ask.symbol) == (entry["network"], "USDC")
+        assert one.ask.max_timeout_seconds == entry["maxTimeoutSeconds"]
+        assert (one.ask.scheme_x402, one.ask.flow) == ("exact", "authorization")
+        assert one.provider == seller.url
+    assert [bool(one.payer) for one in log.decisions] == [True, False, False]
 
 
 async def test_approvals_and_pins(desk: Desk, net: Localnet, seller: Seller) -> None:

@@ -56,7 +56,7 @@ async def test_it_may_be_off(net: Localnet, dsn: str, tmp_path: Path) -> None:
 
 
 async def test_alive_and_ready(desk: Desk) -> None:
-    assert (await desk.ask("/healthz")).json == {"status": "ok"}
+    assert (await desk.ask("/healthz")).json == {"status": "ok", "wallet": True, "ca": False}
     assert (await desk.ask("/readyz")).json == {"status": "ready"}
 
 

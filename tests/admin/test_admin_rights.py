@@ -28,6 +28,8 @@ LEAST = {  # of every other route
     "DELETE /v1/receipts/{id}/ratings": OPERATOR,
     "GET /v1/providers": AUDITOR,
     "GET /v1/providers/{provider}": AUDITOR,
+    "PUT /v1/providers/{provider}/breaker": OPERATOR,
+    "DELETE /v1/providers/{provider}/breaker": OPERATOR,
     "GET /v1/agents": READER,
     "POST /v1/agents": ADMIN,
     "GET /v1/agents/{agent}": READER,

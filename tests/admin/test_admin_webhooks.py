@@ -4,8 +4,10 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import pytest
@@ -13,10 +15,12 @@ import pytest
 from proxy.admin import Role
 from proxy.notices.webhooks import MOST
 from tests.admin.desk import Desk, refused
-from tests.e2e.seller import Seller, reply, selling
+from tests.e2e.house import until
+from tests.e2e.seller import Seen, Seller, reply, selling
 
-ADMIN, AUDITOR, READER = Role.ADMIN, Role.AUDITOR, Role.READER
+ADMIN, OPERATOR, AUDITOR, READER = Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.READER
 PATH = "/v1/webhooks"
+PATIENCE = 90.0  # another test of this server may hold a transaction open, which events wait for
 
 
 @pytest.fixture
@@ -41,6 +45,13 @@ async def add(desk: Desk, receiver: Seller, *types: str) -> dict[str, Any]:
     return made
 
 
+def signature(secret: str, seen: Seen) -> str:
+    signed = ".".join(seen.headers[f"webhook-{name}"] for name in ("id", "timestamp"))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    mac = hmac.new(key, f"{signed}.".encode() + seen.body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(mac).decode()}"
+
+
 async def changes(desk: Desk) -> list[str]:
     """The details of WEBHOOK_CHANGE events, as text."""
     rows = await desk.home.rows(
@@ -62,10 +73,7 @@ async def test_a_webhooks_life(desk: Desk, receiver: Seller) -> None:
     assert outcome == {"status": 200, "error": ""}
     (seen,) = receiver.seen
     assert seen.line == "POST /T0PSECRET?key=T0PSECRET HTTP/1.1"
-    signed = ".".join(seen.headers[f"webhook-{name}"] for name in ("id", "timestamp"))
-    secret = base64.b64decode(made["secret"].removeprefix("whsec_"))
-    mac = hmac.new(secret, f"{signed}.".encode() + seen.body, hashlib.sha256).digest()
-    assert seen.headers["webhook-signature"] == f"v1,{base64.b64encode(mac).decode()}"
+    assert seen.headers["webhook-signature"] == signature(made["secret"], seen)
     assert await desk.actions() == 1  # to try it changes nothing
 
     (shown,) = await desk.items(PATH)
@@ -119,6 +127,62 @@ async def test_what_became_of_its_messages(desk: Desk, receiver: Seller) -> None
     assert {item["webhook_id"] for item in left} == {other["id"]}
 
 
+async def test_it_is_led_elsewhere(desk: Desk, receiver: Seller) -> None:
+    """What could not be delivered yet goes along, under its id and signed as before."""
+    receiver.answer = lambda seen: reply(500)
+    made = await add(desk, receiver, "policy.changed")
+    path = f"{PATH}/{made['id']}"
+    await desk.does("PUT", "/v1/agents/shopper/freeze", status=204)
+    await until(lambda: bool(receiver.seen), PATIENCE)
+    async with selling() as other:
+        other.answer = lambda seen: reply(200)
+        before = await desk.does("GET", path, role=READER)
+        url = f"{other.url}/T0PSECRET?key=T0PSECRET"
+        assert await desk.does("PATCH", path, {"url": url}, role=ADMIN) == {
+            **before, "leads_to": other.url, "last_error": mock.ANY, "waiting": mock.ANY
+        }  # fmt: skip
+        done = await desk.last_action()
+        assert (done["action"], done["leads_to"]) == (f"PATCH {PATH}/{{id}}", other.url)
+        await until(lambda: bool(other.seen), PATIENCE)
+        (seen,) = other.seen
+    assert seen.line == "POST /T0PSECRET?key=T0PSECRET HTTP/1.1"
+    assert seen.headers["webhook-id"] == receiver.seen[0].headers["webhook-id"]
+    assert seen.headers["webhook-signature"] == signature(made["secret"], seen)
+    said = await changes(desk)
+    change = json.loads(said[-1])
+    assert (change["change"], change["host"], change["by"]) == (
+        "changed", other.url.removeprefix("http://"), "admin"
+    )  # fmt: skip
+    actions = await desk.home.rows("SELECT details::text AS said FROM audit_events")
+    assert "T0PSECRET" not in str([said, *(row["said"] for row in actions)])
+
+
+async def test_where_it_may_not_be_led(desk: Desk, receiver: Seller) -> None:
+    made = await add(desk, receiver)
+    path = f"{PATH}/{made['id']}"
+    before = await desk.does("GET", path, role=READER)
+    public = {"url": "https://example.com/hook", "private": False}
+    for wrong, why in (
+        ({"url": "http://169.254.169.254/latest/meta-data"}, "metadata"),
+        ({"url": "http://2852039166/"}, "canonical"),
+        ({"url": "http://8.8.8.8/"}, "plain http"),
+        ({"url": "ftp://example.com/"}, ""),
+        ({"private": False}, "https://"),  # it leads to 127.0.0.1, and by http
+        ({"url": "https://127.0.0.1/", "private": False}, "loopback"),
+    ):
+        answer = await desk.ask(path, ADMIN, "PATCH", json=wrong)
+        refused(answer, 400, "bad_body")
+        assert why in answer.json["detail"]
+    assert await desk.does("GET", path, role=READER) == before
+    refused(await desk.ask(path, OPERATOR, "PATCH", json=public), 403, "role_not_allowed")
+    assert await desk.actions() == 1
+    now = await desk.does("PATCH", path, public, role=ADMIN)
+    assert (now["leads_to"], now["private"]) == ("https://example.com", False)
+    # What it was allowed before, it is not any more.
+    answer = await desk.ask(path, ADMIN, "PATCH", json={"url": receiver.url})
+    refused(answer, 400, "bad_body")
+
+
 async def test_an_answer_that_is_none_repeats_no_url(desk: Desk, receiver: Seller) -> None:
     """Not in what is shown: the client's own words would have it."""
     receiver.answer = lambda seen: b"rubbish\r\n\r\n"
@@ -142,6 +206,8 @@ async def test_what_is_no_webhook(desk: Desk, receiver: Seller) -> None:
         {"url": "https://[::1"},
         {"url": "https://example.com:99999/"},
         {"url": "https://exa mple.com/"},
+        {"url": "https://127.0.0.1/"},
+        {"url": "http://169.254.169.254/", "private": True},
         {"url": "https://example.com/\n"},
         {"url": "https://example.com/" + "x" * 2_000},
         {"url": url, "types": []},
@@ -150,7 +216,10 @@ async def test_what_is_no_webhook(desk: Desk, receiver: Seller) -> None:
     ):
         refused(await desk.ask(PATH, ADMIN, "POST", json=wrong), 400, "bad_body")
     made = await add(desk, receiver)
-    for bad in ({"types": []}, {"types": ["x"]}, {"active": "no"}, {"url": url}):
+    changes: list[dict[str, Any]] = [
+        {"types": []}, {"types": ["x"]}, {"active": "no"}, {"url": "x"}, {"secret": "whsec_x"}
+    ]  # fmt: skip
+    for bad in changes:
         answer = await desk.ask(f"{PATH}/{made['id']}", ADMIN, "PATCH", json=bad)
         refused(answer, 400, "bad_body")
     for query in ("state=lost", "webhook=x", "before=x", "limit=0"):

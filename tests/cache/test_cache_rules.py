@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.cache import rules
 from proxy.cache.directives import ANY, MOST_SECONDS, Directives, directives, joined, moment
 from proxy.cache.rules import Life, Scope, Terms, Use
+from proxy.wire.credentials import is_credential
 from proxy.wire.parsers import RawHeaders
 
 NOW = 1_600_000_000
@@ -280,7 +281,7 @@ def test_which_answer_a_304_is_about(stored: RawHeaders, said: RawHeaders, agree
 def test_credentials_are_told_by_their_names(names: str, found: bool) -> None:
     for name in names.encode().split():
         for written in (name, name.lower(), name.upper()):
-            assert rules.is_credential(written) is found, written
+            assert is_credential(written) is found, written
             assert rules.wish([(written, b"x")]).credential is found, written
 
 

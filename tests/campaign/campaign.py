@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from aiohttp import web
@@ -422,10 +423,12 @@ def _faults(replica: Replica) -> list[str]:
     wrong = [line for line in said if "was refused" in line]
     for number, line in enumerate(said):
         if line.startswith("Traceback"):
-            ends = (later for later in said[number + 1 :] if not later.startswith(" "))
-            wrong.append(f"{said[number - 1]} … {next(ends, '')}")
+            frames = list(takewhile(lambda later: later.startswith(" "), said[number + 1 :]))
+            ours = [frame.strip() for frame in frames if "/proxy/" in frame]
+            ends = said[number + 1 + len(frames) :]
+            wrong.append(f"{said[number - 1][:120]} … {ends[0] if ends else ''} {ours[-1:]}")
     unstamped = dict.fromkeys(line.partition("Z ")[2] or line for line in wrong)
-    return [*replica.faults, *(f"{replica.name}: {line[:300]}" for line in unstamped)]
+    return [*replica.faults, *(f"{replica.name}: {line[:500]}" for line in unstamped)]
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from proxy.crashpoints import POINTS, SURE
 # The reconciler comes by its own points seldom, and only one of the replicas leads; few requests
 # are sent again.
 SELDOM = ("release", "present", "confirm", "verify", "disprove")
+PATIENCE = 60.0
 _HOST = "127.0.0.1"
 
 SETTINGS = """
@@ -103,7 +104,7 @@ class Replica:
         self._wanted = not at
         self._keeper = asyncio.create_task(self._keep(crashes, at))
 
-    async def ready(self, patience: float = 60.0) -> None:
+    async def ready(self, patience: float = PATIENCE) -> None:
         end = time.monotonic() + patience
         while not self.up:
             assert self._keeper is not None
@@ -193,7 +194,13 @@ class Replica:
             )
 
     async def _announced(self) -> None:
+        """A replica that neither serves nor ends is lost to whoever looks after it."""
+        end = time.monotonic() + PATIENCE
         while not self.up:
+            if time.monotonic() > end:
+                self.faults.append(f"{self.name} did not start in {PATIENCE:g} s, nor end")
+                self.kill("it hung")
+                return
             try:
                 _, writer = await asyncio.open_connection(_HOST, self.port)
             except OSError:

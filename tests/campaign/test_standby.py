@@ -23,6 +23,7 @@ from proxy.ledger import (
 from proxy.postgres.account import choose_account
 from proxy.postgres.binaries import find_binaries
 from proxy.postgres.cluster import Cluster
+from proxy.postgres.sharing import sign_of_life
 from proxy.vault import Vault
 from tests.campaign.database import Relay, Server
 from tests.ledger.books import check_books
@@ -53,7 +54,8 @@ class Standby:
             *("pg_basebackup", "-h", str(socket), "-U", "postgres", "-D", str(self._home / "data")),
             *("--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream"),
         )
-        self._cluster.start()
+        with sign_of_life(self._home / "server.lock") as inherited:
+            self._cluster.start(inherited)
         self._sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self._sql("SELECT pg_reload_conf()")
         asked = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"

@@ -15,14 +15,15 @@ SELECT g.detail ->> 'approval' FROM policy_gate(jsonb_populate_record(NULL::rese
     jsonb_build_object('agent_id', (SELECT id FROM agents WHERE name = 'bot'), 'method', 'GET',
         'endpoint', 'https://shop.example/v1/quote', 'provider', 'https://shop.example:443',
         'network', $1::text, 'asset', 'x', 'symbol', 'USDC', 'pay_to', 'Somebody',
-        'price_micros', 250000, 'request_key', '\\x11')), $2) g
+        'price_micros', 250000, 'request_key', $3::text)), $2) g
 """
 
 
-async def ask(dsn: str, **rules: object) -> str:
+async def ask(dsn: str, key: str = r"\x11", **rules: object) -> str:
+    """`key`: of method, URL, query and body."""
     connection = await asyncpg.connect(dsn)
     try:
-        return str(await connection.fetchval(ASK, NETWORK, json.dumps(rules)))
+        return str(await connection.fetchval(ASK, NETWORK, json.dumps(rules), key))
     finally:
         await connection.close()
 
@@ -57,6 +58,22 @@ async def test_approvals_are_listed_approved_and_rejected(autopay: Autopay, dsn:
     for wrong in (["x"], [waits, "--good-for", "8d"]):
         with pytest.raises(SystemExit):
             autopay("approval", "approve", *wrong)
+
+
+async def test_requests_that_differ_by_their_query_are_told_apart(
+    autopay: Autopay, dsn: str
+) -> None:
+    autopay.well("agent", "add", "bot")
+    first = await ask(dsn, approval=True)
+    assert "(*)" not in autopay.well("approval", "list")
+    second = await ask(dsn, r"\x12", approval=True)
+    assert first != second
+    said = autopay.well("approval", "list")
+    rows = [line for line in said.splitlines() if line.startswith((first, second))]
+    assert len(rows) == 2 and all("/v1/quote (*)" in row for row in rows)
+    assert "(*) These differ in their query or body alone" in said
+    autopay.well("approval", "reject", second)  # what was decided waits no more
+    assert "(*)" not in autopay.well("approval", "list", "--all")
 
 
 async def test_pins_are_listed_accepted_and_forgotten(autopay: Autopay, dsn: str) -> None:

@@ -3,22 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 
 import pytest
 
-from proxy.ledger import (
-    Agent,
-    Database,
-    DecisionRow,
-    Ledger,
-    Reservation,
-    SettledReceipt,
-    agents,
-    circuits,
-    new_id,
-)
+from proxy.ledger import Database, DecisionRow, Ledger, SettledReceipt, agents, circuits
 from tests.cli.conftest import Autopay
+from tests.ledger.reservations import reservation
 
 NASTY = "http://api.example/\x1b[31mred"
 TRANSACTION = "4" * 80 + "12345678"
@@ -31,7 +21,9 @@ async def ledger(dsn: str, autopay: Autopay) -> AsyncIterator[Ledger]:
     ledger = Ledger(database)
     bot = (await agents.add(database, autopay.vault, "bot")).agent
     await agents.add(database, autopay.vault, "other")
-    paid, lost = reservation(bot, "http://api.example/paid"), reservation(bot, NASTY)
+    cheap = {"price": 1_500, "amount": 1_500, "provider": "http://api.example:80"}
+    paid = reservation(bot.id, endpoint="http://api.example/paid", **cheap)
+    lost = reservation(bot.id, endpoint=NASTY, **cheap)
     for one in (paid, lost):
         await ledger.reserve(one)
     await ledger.settle(
@@ -49,29 +41,6 @@ async def ledger(dsn: str, autopay: Autopay) -> AsyncIterator[Ledger]:
     yield ledger
     await ledger.close()
     await database.close()
-
-
-def reservation(agent: Agent, url: str) -> Reservation:
-    payment_id = new_id()
-    return Reservation(
-        payment_id=payment_id,
-        agent_id=agent.id,
-        price=1_500,
-        session_id=None,
-        trace_id=None,
-        provider="http://api.example:80",
-        method="GET",
-        endpoint=url,
-        request_body_sha256=None,
-        x402_version=2,
-        network="solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
-        asset="4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
-        symbol="USDC",
-        amount=1_500,
-        pay_to="2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4",
-        message_sha256=sha256(payment_id.bytes).digest(),
-        client_signature=payment_id.hex,
-    )
 
 
 async def ask(autopay: Autopay, *words: str) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,7 +10,8 @@ import pytest
 from proxy.ledger import Database, Delivery, Ledger, Met402, Retry, SettledReceipt, agents
 from proxy.vault import Vault
 from tests.cli.conftest import Autopay
-from tests.cli.test_cli_books import NASTY, TRANSACTION, ask, reservation
+from tests.cli.test_cli_books import NASTY, TRANSACTION, ask
+from tests.ledger.reservations import reservation
 
 
 @pytest.fixture
@@ -21,11 +21,12 @@ async def paid(dsn: str, vault: Vault) -> AsyncIterator[UUID]:
     ledger = Ledger(database)
     bot = (await agents.add(database, vault, "bot")).agent
     await agents.add(database, vault, "other")
-    one = replace(
-        reservation(bot, "http://api.example/paid"), session_id="my-session", trace_id="my-task",
-        met=Met402("http://api.example:80", instructions={"version": 2}),
+    cheap = {"price": 1_500, "amount": 1_500, "provider": "http://api.example:80"}
+    one = reservation(
+        bot.id, endpoint="http://api.example/paid", session_id="my-session", trace_id="my-task",
+        met=Met402("http://api.example:80", instructions={"version": 2}), **cheap,
     )  # fmt: skip
-    lost = reservation(bot, NASTY)
+    lost = reservation(bot.id, endpoint=NASTY, **cheap)
     for each in (one, lost):
         await ledger.reserve(each)
     await ledger.note_retry(
@@ -137,7 +138,23 @@ async def test_show_says_what_it_cannot(autopay: Autopay, paid: UUID) -> None:
     stranger = uuid4()
     refused = await asyncio.to_thread(autopay.refused, "show", str(stranger))
     assert refused == f"there is no payment {stranger}"
-    assert "is not a payment's id" in await wrong(autopay, "show", str(paid)[:8])
+    assert "is neither a payment's id" in await wrong(autopay, "show", str(paid)[:8])
+    refused = await asyncio.to_thread(autopay.refused, "show", "5" * 88)
+    assert refused == f"there is no payment of transaction or signature {'5' * 88}"
+
+
+async def test_show_by_transaction_and_by_our_signature(
+    autopay: Autopay, paid: UUID, dsn: str
+) -> None:
+    whole = await ask(autopay, "show", str(paid), "--json")
+    database = await Database.open(dsn)
+    ours = await database.fetchval("SELECT client_signature FROM payments WHERE id = $1", paid)
+    assert await ask(autopay, "show", TRANSACTION, "--json") == whole
+    assert await ask(autopay, "show", ours, "--json") == whole
+    # Booked as nobody's, and claimed by the provider still.
+    await database.execute("UPDATE payments SET payment_hash = NULL WHERE id = $1", paid)
+    await database.close()
+    assert str(paid) in (await ask(autopay, "show", TRANSACTION))[0]
 
 
 async def test_no_escape_sequence_reaches_the_terminal(autopay: Autopay, paid: UUID) -> None:

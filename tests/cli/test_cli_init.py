@@ -31,6 +31,7 @@ def test_a_fresh_machine_and_then_again(embedded: Autopay) -> None:
     assert "autopay serve" in said
 
     assert embedded.config.read_text() == default_toml()
+    assert embedded.config.stat().st_mode & 0o077 == 0
     assert mode(embedded.wallet) == 0o600
     assert mode(embedded.data) & 0o007 == 0  # root lets the database's group walk through
     assert mode(embedded.data / "postgres") & 0o067 == 0

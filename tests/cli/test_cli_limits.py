@@ -52,8 +52,10 @@ async def test_all_spending_is_halted_and_resumed(autopay: Autopay) -> None:
     assert "halted already" in autopay.well("halt", "again")
     said = autopay.well("audit")
     assert "All spending is halted: something is odd" in said
+    assert ": something is odd; autopay resume" in autopay("status").stdout
     assert "may spend again" in autopay.well("resume")
     assert "was not halted" in autopay.well("resume")
+    assert "halted" not in autopay("status").stdout
 
 
 async def test_the_audit_names_what_is_wrong(autopay: Autopay, dsn: str) -> None:

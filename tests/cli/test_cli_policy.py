@@ -2,13 +2,15 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from proxy.supposed import supposed_key
 from tests.cli.conftest import Autopay
 
 SELLER = "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4"
@@ -85,7 +87,18 @@ async def test_files_are_applied_shown_and_undone(autopay: Autopay, file: Path) 
     assert (one["version"], one["note"]) == (first + 1, "launch")
     assert one["origin"].startswith("autopay policy apply on ")
     assert one["changed_by"]
-    assert "agent bot provider" in autopay.well("policy", "history")
+    read = autopay.well("policy", "history")
+    assert "agent bot provider" in read
+    assert " daily, per_call" in read and "_micros" not in read
+    assert "there is no agent 'x'" in autopay.refused("policy", "show", "--agent", "x")
+
+    assert autopay.refused("policy", "history", "--agent", "bott") == (
+        "there is no agent 'bott'; did you mean 'bot'? see: autopay agent list"
+    )
+    assert autopay.refused("policy", "history", "--agent", "nobody") == (
+        "there is no agent 'nobody'; see: autopay agent list"
+    )
+    assert "agent bot" in autopay.well("policy", "history", "--agent", "bot")
 
     undone = autopay.well("policy", "rollback", str(first))
     assert '- agent bot: per_call: "0.10" -> "0.05" (tighter)' in undone
@@ -211,15 +224,55 @@ async def test_every_rule_in_order(autopay: Autopay, file: Path) -> None:
     assert "there is no agent 'x'" in autopay.refused(
         "policy", "explain", "--agent", "x", "--url", URL, "--price", "1"
     )
+    for option in (("--network", "devnet"), ("--asset", "devnet/x")):
+        why = autopay.refused(*words[:6], "--price", "1", *option)
+        assert "network 'devnet': write solana, solana-devnet" in why
     assert "is no URL" in autopay.refused(
         "policy", "explain", "--agent", "bot", "--url", "x", "--price", "1"
     )
 
 
-async def paid(
-    connection: "asyncpg.Connection[Any]", agent: str, micros: int, ago: timedelta, **more: Any
+async def met(
+    connection: "asyncpg.Connection[Any]",
+    agent: str,
+    at: datetime,
+    micros: int,
+    request: UUID,
+    *,
+    seconds: int | None = 60,
 ) -> None:
-    """A payment that was made so long ago, with its decision."""
+    """The row of a 402 with one offer."""
+    offer = {
+        "scheme": "exact",
+        "flow": "authorization",
+        "network": DEVNET,
+        "asset": MINT,
+        "currency": "USDC",
+        "pay_to": SELLER,
+        "amount_usd_micros": micros,
+        "max_timeout_seconds": 60,
+    }
+    if seconds is not None:
+        offer["timeout_asked"] = seconds
+    await connection.execute(
+        "INSERT INTO api_requests (id, agent_id, provider, method, endpoint, api_type, http_status,"
+        " status, x402_instructions, created_at) SELECT $1, a.id, 'https://api.example.com:443',"
+        " 'GET', $3, 'MARKET_DATA', 402, 'PAYMENT_REQUIRED', $4::text::jsonb, $5 FROM agents a"
+        " WHERE a.name = $2",
+        *(request, agent, URL, json.dumps({"chosen": 0, "offers": [offer]}), at),
+    )
+
+
+async def paid(
+    connection: "asyncpg.Connection[Any]",
+    agent: str,
+    micros: int,
+    ago: timedelta,
+    seconds: int | None = 60,
+    **more: Any,
+) -> None:
+    """A payment that was made so long ago, with its decision. `seconds`: what the offer asked for;
+    None: the row is of a version that did not write it down."""
     payment, at = uuid4(), datetime.now(UTC) - ago
     agent_id = await connection.fetchval("SELECT id FROM agents WHERE name = $1", agent)
     row = {
@@ -243,11 +296,7 @@ async def paid(
         "created_at": at,
         **more,
     }
-    await connection.execute(
-        "INSERT INTO api_requests (id, agent_id, provider, method, endpoint, api_type, http_status,"
-        " status) VALUES ($1, $2, $3, 'GET', $4, 'MARKET_DATA', 402, 'PAYMENT_REQUIRED')",
-        *(payment, agent_id, row["provider"], URL),
-    )
+    await met(connection, agent, at, micros, payment, seconds=seconds)
     names = ", ".join(row)
     places = ", ".join(f"${i + 1}" for i in range(len(row)))
     await connection.execute(
@@ -263,9 +312,18 @@ async def paid(
 
 
 async def denied(
-    connection: "asyncpg.Connection[Any]", agent: str, micros: int, ago: timedelta, reason: str
+    connection: "asyncpg.Connection[Any]",
+    agent: str,
+    micros: int,
+    ago: timedelta,
+    reason: str,
+    *,
+    written: bool = True,
 ) -> None:
+    """`written`: with what it met."""
     at = datetime.now(UTC) - ago
+    if written:
+        await met(connection, agent, at, micros, uuid4())
     await connection.execute(
         "INSERT INTO policy_decision_logs (agent_id, method, endpoint, decision, reason,"
         " quoted_price_micros, created_at, day)"
@@ -334,6 +392,107 @@ async def test_the_log_is_replayed_under_other_files(
     assert "0 that were denied would have been allowed: $0.00." in said
 
 
+async def test_what_the_log_does_not_hold_is_said(
+    autopay: Autopay, dsn: str, private: Path
+) -> None:
+    autopay.well("agent", "add", "bot")
+    connection = await asyncpg.connect(dsn)
+    hour = timedelta(hours=1)
+    await paid(connection, "bot", 10_000, 3 * hour)
+    await paid(connection, "bot", 20_000, 2 * hour, seconds=None)
+    await denied(connection, "bot", 60_000, 1 * hour, "over_per_call_limit")
+    await denied(connection, "bot", 60_000, 0.5 * hour, "over_per_call_limit", written=False)
+    await denied(connection, "bot", 30_000, 0.4 * hour, "over_fleet_limit")
+    await connection.execute(
+        "INSERT INTO policy_decision_logs (agent_id, method, endpoint, decision, reason)"
+        " SELECT id, 'GET', 'cut off', 'deny', 'frozen' FROM agents WHERE name = 'bot'"
+    )
+    await connection.close()
+    file = private / "other.toml"
+
+    def would_be(text: str, *words: str) -> list[tuple[str | None, str]]:
+        file.write_text(text)
+        said = autopay("policy", "simulate", "--json", *words, str(file))
+        assert (said.returncode, words != () or "not known: 1 decisions" in said.stderr) == (
+            0,
+            True,
+        )
+        return [
+            (one["would_be"], ", ".join(one["not_known"]))
+            for one in map(as_json, said.stdout.splitlines())
+        ]
+
+    terms = "allowed_schemes, allowed_flows"
+    wide = '[agent.bot]\nper_call = "1"\n'
+    ok = ("ok", "")
+    assert would_be(wide) == [ok, ok, ok, (None, terms), ok]
+    assert would_be(wide + "max_timeout_seconds = 60\n", "--agent", "bot") == [
+        ok,
+        (None, "max_timeout_seconds"),
+        ok,
+        (None, f"{terms}, max_timeout_seconds"),
+        ok,
+    ]
+    late = ("timeout_too_long", "")
+    assert would_be(wide + "max_timeout_seconds = 59\n")[:3] == [late, late, late]
+    assert would_be(wide + 'allowed_schemes = ["upto"]\n')[0] == ("scheme_not_allowed", "")
+    assert would_be(wide + 'allowed_flows = ["escrow"]\n')[2] == ("flow_not_allowed", "")
+    assert would_be(wide + f'allowed_pay_to = ["{SELLER}"]\n') == [
+        ok,
+        ok,
+        ok,
+        (None, f"allowed_pay_to, {terms}"),
+        ok,
+    ]
+    assert "there is no agent 'x'" in autopay.refused(
+        "policy", "simulate", str(file), "--agent", "x"
+    )
+
+    file.write_text(wide)
+    said = autopay.well("policy", "simulate", str(file))
+    assert "5 decisions, 2 of them paid: $0.03." in said
+    assert "2 that were denied would have been allowed: $0.09." in said
+    assert (
+        "not known: 2 decisions, of which the log does not hold: allowed_schemes, allowed_flows,"
+        " their endpoints" in said
+    )
+
+
+async def test_ceilings_are_replayed(autopay: Autopay, dsn: str, private: Path) -> None:
+    """As they stand now; what others spent counts, whomever is asked about."""
+    for name in ("bot", "ant"):
+        autopay.well("agent", "add", name)
+    connection = await asyncpg.connect(dsn)
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    start = now - now.replace(hour=0, minute=0, second=0) + 25 * hour  # two days ago, at 23:00
+    for nth, agent in enumerate(("ant", "bot", "ant", "bot")):
+        await paid(connection, agent, 10_000, start - nth * timedelta(minutes=1), payer="w")
+    await denied(connection, "bot", 10_000, start - 5 * timedelta(minutes=1), "over_fleet_limit")
+    await connection.close()
+    file = private / "same.toml"
+    file.write_text("[agent.bot]\n")
+
+    def would_be(*words: str) -> list[str | None]:
+        said = autopay.well("policy", "simulate", "--since", "3d", "--json", *words, str(file))
+        return [as_json(line)["would_be"] for line in said.splitlines()]
+
+    assert would_be() == ["ok"] * 5
+    over = "over_{}_limit"
+    for words, code, verdicts in (
+        ((), "fleet", [0, 0, 0, 1, 1]),
+        (("--provider", "https://api.example.com"), "provider", [0, 0, 0, 1, 1]),
+        (("--wallet", "*"), "wallet", [0, 0, 0, 1, None]),
+    ):
+        autopay.well("limit", "set", *words, "0.03")
+        assert would_be() == [
+            None if one is None else over.format(code) if one else "ok" for one in verdicts
+        ]
+        if not words:
+            assert would_be("--agent", "bot") == ["ok", "over_fleet_limit", "over_fleet_limit"]
+        autopay.well("limit", "clear", *words)
+
+
 async def test_what_is_used_is_explained(autopay: Autopay, dsn: str, file: Path) -> None:
     autopay.well("agent", "add", "bot")
     file.write_text(
@@ -362,7 +521,50 @@ async def test_what_is_used_is_explained(autopay: Autopay, dsn: str, file: Path)
     assert steps["payments.2h", "agent bot"]["numbers"] == {"payments": 2, "left": 1}
     told = as_json(autopay(*words, "--price", "0.01", "--pay-to", "x", "--json").stdout)
     assert told["code"] == "pay_to_changed"
+    done = autopay(*words, "--price", "0.01", "--json")
+    told = as_json(done.stdout)  # whom it would pay was not said
+    assert (done.returncode, told["allowed"], told["code"], told["rule"]) == (
+        1,
+        None,
+        "unknown",
+        "pay_to_pinning",
+    )
+    assert (
+        "is not known, by agent bot: pay_to_pinning." in autopay(*words, "--price", "0.01").stdout
+    )
     assert as_json(autopay.well(*words, "--price", "0.01", "--pay-to", SELLER, "--json"))["allowed"]
+
+
+async def test_an_approval_is_explained(autopay: Autopay, dsn: str, private: Path) -> None:
+    autopay.well("agent", "add", "bot")
+    file = private / "policy.toml"
+    file.write_text('[agent.bot]\napproval_above = "0.001"\n')
+    autopay.well("policy", "apply", str(file))
+    body = private / "body"
+    body.write_bytes(b"\xffone\n")
+    key = supposed_key("POST", f"{URL}?q=1", sha256(body.read_bytes()).digest())
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "INSERT INTO approvals (agent_id, state, bound, provider, method, endpoint, network, asset,"
+        " symbol, pay_to, price_micros, expires_at, decided_at)"
+        " SELECT q.agent_id, 'approved', approval_bound(q), q.provider, q.method, q.endpoint,"
+        " q.network, q.asset, 'USDC', q.pay_to, 10000, now() + interval '1 hour', now()"
+        " FROM agents a, jsonb_populate_record(NULL::reservation_request, jsonb_build_object("
+        "'agent_id', a.id, 'method', 'POST', 'endpoint', $1::text, 'request_key', $2::bytea,"
+        " 'provider', 'https://api.example.com:443', 'network', $3::text, 'asset', $4::text,"
+        " 'pay_to', $5::text)) q WHERE a.name = 'bot'",
+        *(URL, key, DEVNET, MINT, SELLER),
+    )
+    await connection.close()
+    words = ("policy", "explain", "--agent", "bot", "--url", f"{URL}?q=1", "--price", "0.01")
+    words += ("--method", "POST", "--network", "solana-devnet", "--pay-to", SELLER)
+    assert "An operator has approved it: approval" in autopay.well(*words, "--body", f"@{body}")
+    denied = autopay(*words, "--body", "one")
+    assert (denied.returncode, "approval_required" in denied.stdout) == (1, True)
+    unknown = autopay(*words)
+    assert unknown.returncode == 1
+    assert "Not said: its body." in unknown.stdout.splitlines()[-1]
+    assert "cannot be read" in autopay.refused(*words, "--body", "@/nowhere")
 
 
 async def test_a_shadow(autopay: Autopay, file: Path) -> None:

@@ -94,6 +94,30 @@ def test_an_address_that_is_not_ours(autopay: Autopay) -> None:
     assert refusal.startswith("cannot listen at 192.0.2.1:8402: Cannot assign requested address")
 
 
+def test_a_proxy_that_was_started_before_init_has_no_wallet(
+    autopay: Autopay, ports: tuple[int, int]
+) -> None:
+    (admin,) = free_ports(1)
+    listening(autopay, ports).env["AUTOPAY_LISTEN__ADMIN"] = f"127.0.0.1:{admin}"
+    with autopay.running("serve", until=READY):
+        assert "running" not in autopay("status").stdout.replace("running-ca", "")
+        autopay.well("init")
+        done = autopay("status")
+        assert done.returncode == 1
+        assert (
+            "\nrunning   the proxy has no wallet and cannot pay: it was started before"
+            in done.stdout
+        )
+        assert "\nrunning-ca the proxy keeps no certificate authority" in done.stdout
+        said = json.loads(autopay("status", "--json").stdout)
+        assert (said["well"], said["wallet"]["well"]) == (False, True)
+        assert (said["running"]["well"], said["running-ca"]["well"]) == (False, True)
+        assert autopay("status", "--quiet").returncode == 1
+    with autopay.running("serve", until=READY):
+        assert "running" not in autopay.well("status")
+        assert autopay.well("status", "--quiet") == ""
+
+
 def test_another_program_at_our_address_is_not_health(
     autopay: Autopay, ports: tuple[int, int]
 ) -> None:

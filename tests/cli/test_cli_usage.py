@@ -126,3 +126,8 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert lines_for(OSError(28, "No space left on device")) == [
         "[Errno 28] No space left on device"
     ]
+    assert lines_for(OSError(2, "No such file or directory", "/books.jsonl")) == [
+        "/books.jsonl: No such file or directory"
+    ]
+    refused = ConnectionError('PostgreSQL server at "db:5432" rejected SSL upgrade')
+    assert "allow_plaintext" in lines_for(refused)[0]

@@ -55,6 +55,16 @@ async def test_a_webhook_is_added_tried_and_removed(autopay: Autopay) -> None:
         autopay.well("webhook", "resume", hook["id"])
         assert "active" in autopay.well("webhook", "list")
         assert autopay.well("webhook", "deliveries", hook["id"]).startswith("SINCE")
+        with receiver() as (elsewhere, later):
+            assert "nothing to change" in autopay.refused("webhook", "set", hook["id"])
+            changed = ("webhook", "set", hook["id"], "--url")
+            assert "metadata" in autopay.refused(*changed, "http://169.254.169.254/")
+            assert "https://" in autopay.refused(*changed, elsewhere, "--no-private")
+            said = autopay.well(*changed, elsewhere, "--type", "breaker.open")
+            assert "told of: breaker.open" in said
+            assert "T0PSECRET" not in said
+            assert "answered 200" in autopay.well("webhook", "test", hook["id"])
+            assert (len(got), len(later)) == (1, 1)
         autopay.well("webhook", "remove", hook["id"])
     assert "No webhooks yet" in autopay.well("webhook", "list")
     assert "no webhook begins with" in autopay.refused("webhook", "test", hook["id"])

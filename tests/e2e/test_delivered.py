@@ -425,7 +425,7 @@ async def test_claims_tell_a_provider_what_it_took_and_what_it_gave(
     books = tmp_path / "books.jsonl"
     async with asyncio.timeout(PATIENCE):
         while True:  # until the proxy has signed them
-            await autopay("receipts", "export", str(books))
+            await autopay("receipts", "export", "--force", str(books))
             words = ["--config", str(settings), "receipts", "verify", str(books)]
             if await asyncio.to_thread(main, words) == 0:
                 break

@@ -185,7 +185,8 @@ async def test_equal_requests_without_a_key(
     net: Localnet, seller: Seller, dsn: str, tmp_path: Path, share: bool
 ) -> None:
     till(net, seller)
-    async with house(net, dsn, tmp_path, paid={"share_identical": share}) as home:
+    async with house(net, dsn, tmp_path) as home:
+        await home.set_rules(home.agent, None, share_identical=share)
         seller.hold = asyncio.Event()
         asking = [asyncio.create_task(home.ask(seller.url)) for _ in range(5)]
         await until(lambda: len(seller.seen) >= (6 if share else 10))

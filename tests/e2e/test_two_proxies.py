@@ -60,7 +60,7 @@ async def asks_and_leaves(home: House, proxy: str, url: str, seller: Seller) -> 
 
 async def kept(home: House) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not await home.rows("SELECT 1 FROM kept_answers"):
+        while not await home.rows("SELECT 1 FROM kept_answers WHERE sealed IS NOT NULL"):
             await asyncio.sleep(0.02)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from proxy.authority import Authority, Leaves
-from proxy.wire.gate import Agent
+from proxy.wire.agent import Agent
 from proxy.wire.intercept import TunnelRules
 from proxy.wire.limits import Limits
 from proxy.wire.origin import Origin

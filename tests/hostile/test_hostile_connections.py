@@ -106,9 +106,8 @@ async def test_slow_loris(ring: Arena, way: str) -> None:
             await asyncio.sleep(0.05)
 
     dripping = asyncio.create_task(drip())
-    began = time.monotonic()
     await ring.serves()
-    assert time.monotonic() - began < 0.5
+    assert not dripping.done()  # they are still at it
     for client in clients:
         assert (await client.answer()).status == 408
     dripping.cancel()

@@ -151,6 +151,8 @@ async def test_what_cannot_be_started_has_a_shells_status(autopay: Autopay, dsn:
     forbidden = await do(autopay, "run", "--agent", "new", "--", str(autopay.config))
     assert forbidden.returncode == 126
     assert "Permission denied" in forbidden.stderr
+    assert "autopay: there was no agent 'new': it was made" in forbidden.stderr
+    assert "it was made" not in missing.stderr
     assert await live_tokens(dsn) == 0
     agents = (await do(autopay, "agent", "list", "--json")).stdout.splitlines()
     assert [json.loads(line)["agent"] for line in agents] == ["new", "run"]

@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,25 @@ async def test_it_cannot_start_without_having_read_once(vault: Vault) -> None:
     with pytest.raises(LedgerUnavailable):
         await directory.start()
     await directory.close()
+
+
+async def test_it_ends_though_its_connection_is_lost_that_very_moment(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg puts an error of its own in the place of the interruption then, after which the
+    directory would look for the database for ever, and whoever ends it would wait."""
+    inside = asyncio.Event()
+
+    async def load(connection: Any) -> None:
+        async with connection.transaction():
+            inside.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                connection.terminate()
+
+    monkeypatch.setattr(directory, "_load", load)
+    directory._wake()
+    await inside.wait()
+    async with asyncio.timeout(30):
+        await directory.close()

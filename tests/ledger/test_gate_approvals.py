@@ -205,6 +205,19 @@ async def test_a_dearer_one_is_another_question(database: Database, make: Make) 
     assert (await pay(database, make(request_key=KEY), RULES)).code == "ok"
 
 
+async def test_of_two_good_ones_the_smaller_is_used(database: Database, make: Make) -> None:
+    small = await asked(database, make, price=10_000)
+    await approvals.approve(database, small, by="ann")
+    large = await asked(database, make, price=20_000)
+    await approvals.approve(database, large, by="ann")
+    for used, left in ((small, large), (large, None)):
+        assert (await pay(database, make(request_key=KEY, price=10_000), RULES)).code == "ok"
+        assert await state(database, used) == "used"
+        assert left is None or await state(database, left) == "approved"
+    refused = await pay(database, make(request_key=KEY, price=10_000), RULES)
+    assert refused.code == "approval_required"
+
+
 async def test_a_payment_that_never_left_gives_it_back(
     ledger: Ledger, database: Database, make: Make
 ) -> None:

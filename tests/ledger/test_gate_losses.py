@@ -10,7 +10,7 @@ import pytest
 from proxy.ledger import Database, Delivery, Ledger, SettledReceipt, agents
 from proxy.ledger.agents import Agent
 from proxy.vault import Vault
-from proxy.wire.delivering import HUNG_UP
+from proxy.wire.call import HUNG_UP
 from tests.ledger.conftest import Make
 from tests.ledger.gate import pay
 

@@ -40,6 +40,7 @@ WHOLE = {
     "approval_above": "0.02",
     "approval_wait_seconds": 30,
     "wallet": "research",
+    "share_identical": True,
     "asset_order": ["USDC"],
     "network_order": ["solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"],
 }

@@ -295,6 +295,26 @@ async def test_a_node_behind_says_so(wire: Wire, chain: LocalChain) -> None:
     assert await wire.result("getSignaturesForAddress", address, {"minContextSlot": slot + 1}) == []
 
 
+async def test_when_a_block_was_made_and_how_far_back_there_are_any(
+    rpc: AsyncClient, chain: LocalChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = time.time() - 60
+    who = parties(chain)
+    chain.transfer(who.payer, who.seller.pubkey(), USDC_DEVNET, 1)
+    landed = chain.blocks.slot(chain.blocks.height)
+    assert (await rpc.get_block_time(landed)).value is None  # not made yet
+    chain.advance(1)
+    for slot in (landed, chain.blocks.slot(chain.blocks.at("finalized"))):
+        made = (await rpc.get_block_time(slot)).value
+        assert made is not None and begun < made <= time.time()
+    chain.advance(200)
+    assert (await rpc.get_block_time(landed)).value is None  # long ago
+    assert (await rpc.get_first_available_block()).value == 0
+    monkeypatch.setattr("proxy.localnet.history.KEPT", 1)
+    chain.transfer(who.payer, who.seller.pubkey(), USDC_DEVNET, 1)
+    assert (await rpc.get_first_available_block()).value == landed + 1
+
+
 async def test_old_statuses_need_a_search(rpc: AsyncClient, chain: LocalChain) -> None:
     who = parties(chain)
     sent = chain.transfer(who.payer, who.seller.pubkey(), USDC_DEVNET, 1)

@@ -25,7 +25,7 @@ def answer_state(state: "State", p: "PaymentRow", me: str | None, lives: Lives) 
     if p.status in OPEN:
         waited = not p.in_doubt and is_awaited(p.instance, me, lives)
         return "request_in_progress" if waited else "payment_in_doubt"
-    if key in state.kept:
+    if key in state.kept and state.kept[key].sealed is not None:
         return "answer_kept"
     if state.receipts[key].source == "chain":
         return "answer_lost" if _may_be_served(p) else "already_paid"
@@ -59,11 +59,18 @@ def prior_payment(
             return "payment_in_doubt", p.args["payment_id"]
     if key is not None:
         return None, None
+    coming = None
     for payment_id, kept in reversed(state.kept.items()):
         if (kept.agent, kept.request_key) == (agent, request) and not (
             kept.delivered or kept.idempotency_key
         ):
-            return "answer_kept", payment_id
+            if kept.sealed is not None:
+                return "answer_kept", payment_id
+            under_way = answer_state(state, state.payments[payment_id], me, lives)
+            if coming is None and under_way == "request_in_progress":
+                coming = payment_id
+    if coming is not None:
+        return "request_in_progress", coming
     for p in same_request:
         lost = p.status in SETTLED and p.in_doubt and _may_be_served(p)
         if lost and state.receipts[p.args["payment_id"]].source == "chain":

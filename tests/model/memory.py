@@ -122,7 +122,8 @@ class KeptRow:
     request_key: str | None
     idempotency_key: str | None
     delivered: bool
-    sealed: bytes
+    sealed: bytes | None
+    """None: on its way."""
 
 
 @dataclass
@@ -443,7 +444,7 @@ class Memory:
         return "noted"
 
     def keep_answer(
-        self, payment_id: UUID, delivered: bool, sealed: bytes, _seconds: float, most: int
+        self, payment_id: UUID, delivered: bool, sealed: bytes | None, _seconds: float, most: int
     ) -> str:
         key = str(payment_id)
         payment = self.state.payments.get(key)
@@ -452,6 +453,7 @@ class Memory:
         agent, kept = payment.args["agent_id"], self.state.kept
         if key in kept:
             kept[key].delivered = kept[key].delivered and delivered
+            kept[key].sealed = kept[key].sealed or sealed
         else:
             kept[key] = KeptRow(
                 agent, payment.request_key, payment.idempotency_key, delivered, sealed
@@ -463,7 +465,9 @@ class Memory:
 
     def _find_answer(self, payment_id: UUID, agent: UUID) -> list[Row]:
         kept = self.state.kept.get(str(payment_id))
-        return [{"sealed": kept.sealed}] if kept is not None and kept.agent == str(agent) else []
+        if kept is None or kept.sealed is None or kept.agent != str(agent):
+            return []
+        return [{"sealed": kept.sealed, "delivered": kept.delivered}]
 
     # --- the moves of the reconciler
 

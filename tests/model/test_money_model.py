@@ -11,19 +11,13 @@ prints what it was.
 import asyncio
 import base64
 import json
-import os
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 from uuid import UUID, uuid5
 
-import asyncpg
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.core import global_force_seed
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -37,7 +31,6 @@ from hypothesis.stateful import (
 from policies import Policy
 from proxy.chains.solana.fate import Seen
 from proxy.ledger import (
-    Database,
     Delivery,
     Ledger,
     Presented,
@@ -51,33 +44,16 @@ from proxy.ledger import (
 from proxy.reconciler.books import Account, Books
 from tests.model.memory import AgentRow, Memory
 from tests.model.twin import Twin
-from tests.peers.postgres import drop_database, fresh_database
-
-T = TypeVar("T")
+from tests.model.world import SOAK, World, profile
 
 NETWORK = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 WALLET = "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4"
 PROVIDERS = ("https://a.example:443", "https://b.example:443")
 HASHES = [letter * 88 for letter in "123"]
-SOAK = "SOAK" in os.environ
 NAMES = ("ann", "bob")
 ME, GONE = UUID(int=1), UUID(int=2)  # processes; neither has told the database that it lives
 LIMITS = st.sampled_from([0, 1, 50_000, 300_000, 1_000_000])
 
-# Beside what an agent, an operator and the chain do: everything of the example before, away.
-_TABLES = """
-x402_trace_steps x402_traces transaction_logs chain_doubts x402_payment_logs
-x402_procurement_receipts retry_attempts kept_answers receipt_links receipt_signatures payments
-api_requests policy_decision_logs budget_counters abandoned_reservations spend_limits audit_events
-agent_keys receipt_chains agent_policies
-"""
-_CLEAR = f"""
-SET session_replication_role = replica;
-{"".join(f"DELETE FROM {table};" for table in _TABLES.split())}
-DELETE FROM agents WHERE id <> '00000000-0000-0000-0000-000000000000';
-SET session_replication_role = origin;
-UPDATE spending SET halted = false;
-"""
 _ROLL_OVER = """
 SET session_replication_role = replica;
 UPDATE budget_counters SET day = day - 1, scope = '~' || regexp_replace(scope, '[^/]*$', '')
@@ -90,36 +66,6 @@ UPDATE payments SET day = day - 1, scopes = ARRAY(
       FROM unnest(scopes) WITH ORDINALITY o (s, n) ORDER BY n);
 SET session_replication_role = origin;
 """
-
-
-@dataclass
-class World:
-    """A database for all examples, one after the other, and the loop they run in."""
-
-    runner: asyncio.Runner
-    real: Database
-    owner: Any
-    examples: int = 0
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
-
-
-def _superuser(dsn: str) -> str:
-    """Only he can turn the triggers off."""
-    return urlsplit(dsn)._replace(netloc="postgres@").geturl()
-
-
-@pytest.fixture
-def world(server: str, template: str) -> Iterator[World]:
-    with asyncio.Runner() as runner:
-        dsn = runner.run(fresh_database(server, template))
-        real = runner.run(Database.open(dsn))
-        owner = runner.run(asyncpg.connect(_superuser(dsn)))
-        yield World(runner, real, owner)
-        runner.run(real.close())
-        runner.run(owner.close())
-        runner.run(drop_database(_superuser(server), dsn))
 
 
 class Money(RuleBasedStateMachine):
@@ -144,7 +90,7 @@ class Money(RuleBasedStateMachine):
         self.steps = 0
 
     async def _begin(self) -> None:
-        await self.world.owner.execute(_CLEAR)
+        await self.world.clear()
         for number, name in enumerate(NAMES):
             key = str(UUID(int=self.world.examples << 8 | number))
             await self.world.owner.execute(
@@ -295,6 +241,10 @@ class Money(RuleBasedStateMachine):
     @rule(payment=payments, delivered=st.booleans())
     def keep(self, payment: UUID, delivered: bool) -> None:
         self.world.run(self.twin.fetchval(kept._KEEP, payment, delivered, b"sealed", 600.0, 3))
+
+    @rule(payment=payments)
+    def promise(self, payment: UUID) -> None:
+        self.world.run(self.twin.fetchval(kept._KEEP, payment, False, None, 600.0, 3))
 
     @rule(payment=payments)
     def deliver(self, payment: UUID) -> None:
@@ -504,20 +454,7 @@ def _seen(signature: str) -> Seen:
     return Seen(signature, 120, "finalized", None, "ours", None, -10_000, 0, 5_000)
 
 
-def _profile(examples: int, steps: int) -> settings:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        database=None,
-        derandomize=global_force_seed is None,
-        print_blob=True,
-        phases=(Phase.generate,),  # shrinking takes minutes: PostgreSQL has to do it all again
-        suppress_health_check=list(HealthCheck),
-    )
-
-
 @pytest.mark.timeout(3600 if SOAK else 120)
 def test_the_books_are_right_after_any_moves(world: World) -> None:
-    profile = _profile(1_000, 60) if SOAK else _profile(40, 25)
-    run_state_machine_as_test(lambda: Money(world), settings=profile)
+    examples = profile(1_000, 60) if SOAK else profile(40, 25)
+    run_state_machine_as_test(lambda: Money(world), settings=examples)

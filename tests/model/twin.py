@@ -21,7 +21,8 @@ SELECT (now() AT TIME ZONE 'UTC')::date AS today,
             p.status, p.in_doubt_since IS NOT NULL, p.doubt_reason, p.release_reason,
             p.payment_hash, p.presented, p.presented_by, p.instance, p.scopes))
        FROM payments p) AS payments,
-    (SELECT jsonb_object_agg(k.payment_id, k.delivered) FROM kept_answers k) AS kept,
+    (SELECT jsonb_object_agg(k.payment_id, jsonb_build_array(k.delivered, k.sealed IS NULL))
+       FROM kept_answers k) AS kept,
     (SELECT jsonb_object_agg(l.id, jsonb_build_array(l.source, l.claimed, l.settle_tx_hash))
        FROM x402_payment_logs l) AS receipts,
     (SELECT jsonb_object_agg(d.payment_id, jsonb_build_array(d.why, d.absent_since, d.alarmed))
@@ -91,7 +92,9 @@ class Twin(Asked):
             ]
             for key, p in state.payments.items()
         }
-        assert found["kept"] == {key: kept.delivered for key, kept in state.kept.items()}
+        assert found["kept"] == {
+            key: [kept.delivered, kept.sealed is None] for key, kept in state.kept.items()
+        }
         assert found["receipts"] == {
             key: [r.source, r.claimed, r.named] for key, r in state.receipts.items()
         }

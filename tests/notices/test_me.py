@@ -15,6 +15,7 @@ from proxy import gatekeeper
 from proxy.authority import Authority
 from proxy.ledger import agents, ceilings, sessions
 from proxy.localnet import Localnet
+from proxy.standing import standing
 from proxy.wire.plane import DataPlane
 from tests.e2e.house import LOOPBACK, Answer, House, house, until
 from tests.e2e.seller import Seller, challenge, offer, pays_once, settled
@@ -410,7 +411,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
 def held(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], asyncio.Event]:
     """Who was let through to the ledger, and what they all wait for."""
     asked: list[str] = []
-    answering, real = asyncio.Event(), gatekeeper.standing
+    answering, real = asyncio.Event(), standing
 
     async def slow(database: Any, agent: Any, *rest: Any) -> Any:
         asked.append(agent.name)

@@ -67,6 +67,7 @@ rules = st.builds(
     approval_above=st.none() | micros,
     approval_wait_seconds=st.none() | st.integers(0, 60),
     wallet=st.none() | st.just("main"),
+    share_identical=st.booleans(),
     asset_order=some("USDC", "CASH"),
     network_order=some(*NETWORKS),
 )

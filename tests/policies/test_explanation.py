@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies import Ask, Book, Facts, LayerKey, Limit, Rules, Used, decide, explain, ledger_rules
 from policies.decision import RULES
-from policies.explanation import LEDGER_RULES, Ceiling, Step, first_no
+from policies.explanation import LEDGER_RULES, Ceiling, Step, conclusion, first_no
 from tests.policies.drawn import SELLER, asks, books
 from tests.policies.test_layers import ASK, BOTH, PROVIDER
 
@@ -93,6 +93,21 @@ def test_an_approval() -> None:
     assert no.code == "approval_required"
     assert first_no(explained(rules, Facts(approved=True))) is None
     assert first_no(explained(rules, Facts(), replace(ASK, price=9_999))) is None
+
+
+def test_what_nobody_can_know() -> None:
+    rules = Rules(approval_above=9_999, pay_to_pinning="first_use")
+    steps = explained(rules, Facts(approved=None, approval="One may be of it."))
+    assert conclusion(steps) == ("unknown", None, step(steps, "approval_above"))
+    assert step(steps, "approval_above").detail == "One may be of it."
+    # Whatever that is: this denies.
+    denied = explained(rules, Facts(approved=None, lost={"agent bot": 1}, halted="x"))
+    assert conclusion(denied)[:2] == ("spending_halted", False)
+    assert conclusion(explained(rules, Facts(approved=True))) == ("ok", True, None)
+    nobody = explained(rules, Facts(pinned=["x"], approved=True), replace(ASK, pay_to=""))
+    assert conclusion(nobody)[:2] == ("unknown", None)
+    whose = Ceiling("this wallet, per day", "over_wallet_limit", 10_000, None)
+    assert conclusion(explained(Rules(), Facts(ceilings=[whose])))[0] == "unknown"
 
 
 def test_limits_with_what_is_used_of_them() -> None:

@@ -121,6 +121,10 @@ def test_files_and_directories(tmp_path: Path) -> None:
             "[[test]]\nagent='a'\nurl='http://x.example/'\nprice='1'\nexpect='ok'\nat=2026-01-01\n",
             "a.toml:6: test[1].at: write a moment with its time zone",
         ),
+        (
+            "[[test]]\nagent='a'\nurl='http://x.example/'\nprice='1'\nexpect='ok'\nnetwork='devnet'\n",
+            "a.toml:6: test[1].network: network 'devnet': write solana, solana-devnet",
+        ),
         ("test = 1\n", "a.toml:1: test: write each test as [[test]]"),
     ],
 )

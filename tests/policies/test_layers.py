@@ -303,7 +303,8 @@ def tightened(data: st.DataObject, said: Rules, *, by_saying_more: bool) -> Rule
     value = getattr(said, kind)
     assume(value is not None or by_saying_more)
     less = data.draw(st.integers(1 if kind == "max_timeout_seconds" else 0, value or 100_000))
-    return replace(said, **{kind: less})
+    change: dict[str, Any] = {kind: less}
+    return replace(said, **change)
 
 
 @given(books(), asks, st.sampled_from(AGENTS), st.data())
@@ -333,7 +334,7 @@ def test_the_order_of_layers_and_entries_is_no_matter(
     book: Book, ask: Ask, agent: str, random: Any
 ) -> None:
     def mixed(said: Rules) -> Rules:
-        lists = {
+        lists: dict[str, Any] = {
             name: tuple(random.sample(entries, len(entries)))
             for name in Rules.__dataclass_fields__
             if isinstance(entries := getattr(said, name), tuple) and name != "limits"

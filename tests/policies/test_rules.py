@@ -38,6 +38,7 @@ loss_cap = "0.25"
 approval_above = "0.02"
 approval_wait_seconds = 30
 wallet = "main"
+share_identical = true
 asset_order = ["USDC"]
 network_order = ["solana"]
 allowed_targets = ["127.0.0.1:8080"]

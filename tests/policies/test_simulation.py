@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import Ask, Book, LayerKey, Limit, Rules, decide
-from policies.simulation import Logged, simulate
+from policies.simulation import DayLimit, Logged, simulate
 from tests.policies.drawn import asks, books
 from tests.policies.test_layers import ASK, BOTH, PROVIDER
 
@@ -103,9 +103,13 @@ def test_hours_are_those_of_then() -> None:
     assert codes(rules, log(0, 29, 30)) == ["ok", "ok", "hours_closed"]
 
 
-def test_what_the_log_does_not_hold_is_not_asked() -> None:
-    bare = replace(ASK, pay_to="", symbol="", asset="", network="", max_timeout_seconds=None)
-    unknown = [replace(log(0)[0], ask=bare, code="over_per_call_limit", offer_known=False)]
+BARE = replace(ASK, pay_to="", symbol="", asset="", network="", max_timeout_seconds=None)
+
+
+def test_what_the_log_does_not_hold_is_not_known() -> None:
+    unknown = replace(
+        log(0)[0], ask=BARE, code="over_per_call_limit", offer_known=False, terms_known=False
+    )
     rules = Rules(
         allowed_pay_to=("x",),
         allowed_assets=("USDC",),
@@ -114,8 +118,95 @@ def test_what_the_log_does_not_hold_is_not_asked() -> None:
         allowed_schemes=("upto",),
         max_timeout_seconds=1,
     )
-    assert codes(rules, unknown) == ["ok"]
-    assert codes(replace(rules, per_call=1), unknown) == ["over_per_call_limit"]
+    book = Book.of({BOT: rules})
+    (told,) = simulate(book, [unknown], START)
+    assert (told.code, told.effect) == ("unknown", "unknown")
+    assert told.not_known == (
+        "pay_to_pinning",
+        "allowed_pay_to",
+        "allowed_assets",
+        "allowed_networks",
+        "allowed_schemes",
+        "allowed_flows",  # what is built in asks too
+        "max_timeout_seconds",
+    )
+    # What denies it all the same is known, before those and after.
+    assert codes(replace(rules, per_call=1), [unknown]) == ["over_per_call_limit"]
+    day = Rules(max_timeout_seconds=1, limits=(Limit("day", 1),))
+    assert codes(day, [unknown]) == ["over_daily_limit"]
+
+
+def test_a_timeout_of_which_only_the_least_is_known() -> None:
+    those = log(0, timeout_known=False)  # 60 s, or more, or none was named
+    assert codes(Rules(max_timeout_seconds=59), those) == ["timeout_too_long"]
+    assert codes(Rules(max_timeout_seconds=60), those) == ["unknown"]
+    assert codes(Rules(), those) == ["ok"]
+    assert codes(Rules(max_timeout_seconds=60), log(0)) == ["ok"]
+
+
+def test_what_was_paid_and_is_not_known_fills_the_windows() -> None:
+    rules = Rules(max_timeout_seconds=60, limits=(Limit("day", 10_000),))
+    denied = replace(log(0)[0], code="frozen", timeout_known=False)
+    those = [denied, *log(1, timeout_known=False), *log(2)]
+    assert codes(rules, those) == ["unknown", "unknown", "over_daily_limit"]
+
+
+@given(books(), st.lists(asks, min_size=1, max_size=4), st.booleans(), st.booleans(), st.booleans())
+def test_what_is_said_without_knowing_all_is_true(
+    book: Book, offers: list[Ask], offer: bool, terms: bool, timeout: bool
+) -> None:
+    """Of the first: what comes behind one that is not known is told as if it went as it did."""
+    ask = offers[0]
+    whole = Logged(START, "bot", f"https://{ask.host}:{ask.port}", ask, "ok")
+    lacking = replace(whole, offer_known=offer, terms_known=terms, timeout_known=timeout)
+    (true,), (told,) = (simulate(book, [one], START) for one in (whole, lacking))
+    if told.effect != "unknown":
+        assert told.effect == true.effect
+    elif offer and terms and timeout:
+        raise AssertionError("all is known")
+
+
+LIMITS = [
+    DayLimit("provider_day", None, "*", 30_000),
+    DayLimit("agent_provider_day", None, "https://api.example.com:443", 10_000),
+    DayLimit("agent_provider_day", "ant", "*", 20_000),
+]
+
+
+def ceilings(those: list[Logged], *limits: DayLimit, book: Book | None = None) -> list[str]:
+    found = simulate(book or Book(), those, START, ceilings=limits, running=Book())
+    return [one.code for one in found]
+
+
+def test_ceilings() -> None:
+    """That of the agent goes before what names the provider, as the ledger has it."""
+    ants = [replace(one, agent="ant") for one in log(2, 3, 4)]
+    assert ceilings([*log(0, 1), *ants], *LIMITS) == [
+        "ok",
+        "over_agent_provider_limit",
+        "ok",
+        "ok",
+        "over_agent_provider_limit",
+    ]
+    more = DayLimit("agent_provider_day", None, "https://api.example.com:443", 99_000)
+    assert ceilings(log(0, 1, 2, 3), LIMITS[0], more)[2:] == ["ok", "over_provider_limit"]
+    elsewhere = replace(log(4)[0], provider="https://other.example:443")
+    assert ceilings([*log(0, 1, 2), elsewhere], LIMITS[0])[3] == "ok"  # each by itself
+    fleet = DayLimit("fleet_day", None, "*", 30_000)
+    assert ceilings([*log(0, 1, 2), elsewhere], fleet)[3] == "over_fleet_limit"
+    assert ceilings([*log(0, 1, 2), *log(1440)], fleet)[3] == "ok"  # a day later
+
+
+def test_the_ceiling_of_a_wallet() -> None:
+    limit = DayLimit("wallet_day", None, "w", 10_000)
+    assert ceilings(log(0, 1, payer="w"), limit) == ["ok", "over_wallet_limit"]
+    assert ceilings(log(0, 1, payer="v"), limit) == ["ok", "ok"]
+    assert ceilings(log(0), limit) == ["unknown"]
+    other = replace(log(1, payer="w")[0], ask=replace(ASK, network="x"))
+    assert ceilings([*log(0, payer="w"), other], limit) == ["ok", "ok"]
+    # By this book another wallet would have paid: its address is in no log.
+    moved = Book.of({BOT: Rules(wallet="savings")})
+    assert ceilings(log(0, payer="w"), limit, book=moved) == ["unknown"]
 
 
 def test_only_what_came_since_is_told() -> None:
@@ -137,6 +228,6 @@ def test_each_decision_is_told_and_none_allowed_that_is_denied(
     for one, ask in zip(told, offers, strict=True):
         policy = book.policy("bot", ask.scheme, ask.host, ask.port)
         verdict = decide(policy, replace(ask, at=one.logged.at))
-        if not verdict.allowed and verdict.code != "timeout_too_long":
+        if not verdict.allowed:
             assert one.code == verdict.code
         assert one.effect == ("same" if one.code == "ok" else "denied")

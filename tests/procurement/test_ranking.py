@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.procurement.intents import Candidate
+from proxy.intents import Candidate
 from proxy.procurement.ranking import CURIOSITY, Prospect, rank
 from proxy.wire.origin import Origin
 

@@ -152,8 +152,8 @@ async def test_at_once_there_is_one_payment(net: Localnet, dsn: str, tmp_path: P
     """Though each of them would begin with somebody else."""
     acts = {name: asks(net, settles()) for name in "abcde"}
     async with market(net, dsn, tmp_path, acts) as quotes:
-        procurement = quotes.home.service.procurement
-        turn, real = 0, procurement.rank
+        candidates = quotes.home.service.procurement.candidates
+        turn, real = 0, candidates.rank
 
         def turned(wish: Any) -> Any:
             nonlocal turn
@@ -161,7 +161,7 @@ async def test_at_once_there_is_one_payment(net: Localnet, dsn: str, tmp_path: P
             ranked = real(wish)
             return ranked[turn % 5 :] + ranked[: turn % 5]
 
-        procurement.rank = turned  # type: ignore[method-assign]
+        candidates.rank = turned  # type: ignore[method-assign]
         answers: list[Answer] = await asyncio.gather(*(quotes.want(headers=KEY) for _ in range(10)))
         assert [answer.status for answer in answers] == [200] * 10
         assert len({answer.headers["Autopay-Candidate"] for answer in answers}) == 1

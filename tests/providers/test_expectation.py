@@ -17,6 +17,7 @@ from proxy.expectation import (
     Expectations,
     together,
 )
+from proxy.wire.gate import Came
 
 JSON = ((b"Content-Type", b"application/json; charset=utf-8"),)
 JSON_TYPE = "its content type is application/json"
@@ -31,13 +32,12 @@ GOOD = b'{"price": 12.5, "symbol": "SOL", "at": {"days": [{"n": 1}]}}'
 
 
 def fault(asked: dict, body: bytes | None = GOOD, headers=JSON, status=200, seconds=0.1):
-    return Expectation.of(asked).fault(status, headers, body, seconds)
+    return Expectation.of(asked).judge(Came.at_hand(status, headers, body, seconds)).fault
 
 
 def unread(asked: dict, body: bytes | None, headers=JSON, size: int | None = None) -> str | None:
-    verdict = Expectation.of(asked).judge(
-        200, headers, body, size=len(body or b"") if size is None else size, first_byte=0, seconds=0
-    )
+    came = Came(200, headers, body, len(body or b"") if size is None else size, 0, 0)
+    verdict = Expectation.of(asked).judge(came)
     assert verdict.fault is None
     return verdict.unread
 
@@ -110,9 +110,8 @@ def test_a_status_of_an_error_is_none_that_anything_else_makes_good():
 
 
 def test_late_is_a_fault_of_its_own():
-    verdict = Expectation.of({"max_seconds": 2, "schema": SCHEMA}).judge(
-        200, JSON, GOOD, size=len(GOOD), first_byte=0.5, seconds=2.5
-    )
+    came = Came(200, JSON, GOOD, len(GOOD), first_byte=0.5, seconds=2.5)
+    verdict = Expectation.of({"max_seconds": 2, "schema": SCHEMA}).judge(came)
     assert (verdict.misfit, verdict.late) == (None, "it took 2.500 s, longer than 2 s")
     assert verdict.fault == verdict.late
 
@@ -238,7 +237,7 @@ def test_a_schema_of_a_call_cannot_hold_up_the_process() -> None:
     body = b"[" + b"-1," * 330_000 + b"-1]"
     expectation = Expectation.of({"schema": one}, trusted=False)
     assert expectation.max_bytes * len(json.dumps(one)) <= CALL_WORK
-    verdict = expectation.judge(200, JSON, body, size=len(body), first_byte=0.1, seconds=0.1)
+    verdict = expectation.judge(Came.at_hand(200, JSON, body, 0.1))
     assert verdict.fault is None and "larger than" in str(verdict.unread)
     assert Expectation.of({"schema": one}).max_bytes == MAX_BYTES
 
@@ -253,10 +252,12 @@ def test_several_expectations_hold_together():
     price, late = Expectation.of({"fields": ["price"]}), Expectation.of({"max_seconds": 1})
     both = together(None, price, late)
     assert both.looks_at(JSON) == MAX_BYTES
-    assert both.fault(200, JSON, GOOD, 0.5) is None
-    assert both.fault(200, JSON, b"{}", 0.5) == "it lacks price"
-    assert both.fault(200, JSON, GOOD, 1.5) == "it took 1.500 s, longer than 1 s"
-    seen = both.judge(200, JSON, None, size=9, first_byte=0.5, seconds=1.5)
+    assert both.judge(Came.at_hand(200, JSON, GOOD, 0.5)).fault is None
+    assert both.judge(Came.at_hand(200, JSON, b"{}", 0.5)).fault == "it lacks price"
+    assert (
+        both.judge(Came.at_hand(200, JSON, GOOD, 1.5)).fault == "it took 1.500 s, longer than 1 s"
+    )
+    seen = both.judge(Came(200, JSON, None, 9, first_byte=0.5, seconds=1.5))
     assert (seen.misfit, seen.late, seen.unread) == (
         None,
         "it took 1.500 s, longer than 1 s",

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.providers import BreakerOpen, BreakerRules, Guards
-from proxy.providers.guard import BUSY_SECONDS, Ticket
+from proxy.providers.guard import BUSY_SECONDS
+from proxy.providers.ticket import Ticket
 from proxy.providers.window import Window
 
 KEY = "https://api.example:443"

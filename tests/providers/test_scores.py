@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from proxy.ledger import Database, LedgerError, LedgerUnavailable
 from proxy.ledger import score_sums as saved
 from proxy.providers.fading import Fading
+from proxy.providers.names import named
 from proxy.providers.outcome import Outcome
 from proxy.providers.score_book import ScoreBook
-from proxy.providers.scores import Scores, Terms, named
+from proxy.providers.scores import Scores, Terms
 from proxy.providers.stats import Stats
 
 KEY = "https://api.example:443"

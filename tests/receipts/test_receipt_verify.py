@@ -207,6 +207,12 @@ def a_second_receipt_of_one_payment(books: Books) -> None:
     books.lines[7] = relinked(books.lines[7], books.key, receipt_id=twice)
 
 
+def a_second_receipt_of_one_signature(books: Books) -> None:
+    """One payment booked twice, under another name."""
+    twice = json.loads(json.loads(books.lines[6])["canonical"])["client_signature"]
+    books.lines[7] = relinked(books.lines[7], books.key, client_signature=twice)
+
+
 def an_altered_header(books: Books) -> None:
     books.lines[0] = changed(books.lines[0], exported_at="2020-01-01T00:00:00.000000Z")
 
@@ -264,6 +270,7 @@ FOUND: dict[Callable[[Books], None], str] = {
     an_unknown_kind: "of a kind that is not known here",
     a_reversal_of_less: "another amount than its receipt",
     a_second_receipt_of_one_payment: "a second receipt of one payment",
+    a_second_receipt_of_one_signature: "of a payment that has a receipt already",
     an_altered_header: "the header's signature does not fit",
     nothing_but_a_header: "the file has 0 links; its header says 7",
     noise: "line 4: not a line of JSON",

@@ -41,7 +41,9 @@ TABLES = """
     policy_rules                     S        S        S        SIUD
     policy_shadow                    S        S        S        SU
     provider_scores                  SIUD     S        S        S
+    provider_thumbs                  -        -        -        -
     query_logs                       S        S        S        S
+    rating_words                     -        -        -        -
     receipt_chains                   s        s        s        S
     receipt_keys                     Si       S        S        S
     receipt_links                    S        S        S        S
@@ -110,6 +112,7 @@ FUNCTIONS = """
     adopt_wallet              X       -       -       X
     aftermath                 -       -       -       -
     agent_day_scope           X       X       X       X
+    agent_key                 -       -       -       -
     agent_standing            X       X       X       X
     alert_budget              -       -       -       -
     answer_state              X       -       -       -
@@ -129,7 +132,9 @@ FUNCTIONS = """
     window_end                X       X       X       X
     window_limit              X       X       X       X
     window_scope              X       X       X       X
+    word_weight               -       -       -       -
     audit_books               X       X       X       X
+    begin_rating              -       -       -       -
     begin_presenting          X       -       -       -
     budget_denial             X       X       X       X
     budget_share              -       -       -       -
@@ -156,6 +161,7 @@ FUNCTIONS = """
     events_since              X       X       X       X
     freeze_layer              -       -       -       X
     expire_approvals          X       -       -       X
+    faded_thumbs              -       -       -       -
     forget_pins               -       -       -       X
     free_idempotency_key      -       -       -       -
     good_approval             -       -       -       -
@@ -163,6 +169,7 @@ FUNCTIONS = """
     note_takeover             X       -       -       X
     hex_sha256                X       X       X       X
     hold_policies             -       -       -       -
+    hold_agents               -       -       -       -
     instance_key              X       -       -       -
     is_awaited                X       -       -       -
     is_sealed                 X       X       X       X
@@ -173,6 +180,7 @@ FUNCTIONS = """
     link_receipts             -       -       -       -
     lock_counters             -       -       -       -
     lock_payment_id           -       -       -       -
+    lock_traces               -       -       -       -
     loss_denial               -       -       -       -
     lost_micros               X       X       X       X
     move_held                 -       -       -       -
@@ -214,6 +222,7 @@ FUNCTIONS = """
     thumbs                    X       X       X       X
     tick                      X       -       -       X
     trace_scope               X       X       X       X
+    turn_breaker_by_hand      -       -       -       X
     utc_midnight_after        X       X       X       X
     verify_payment            X       -       -       -
     weigh_loss                -       -       -       -

@@ -37,7 +37,7 @@ REQUIRED = {
     "chat_sessions": "id wallet_address message_count",
     "error_classifications": "code class party retryable counts_for_breaker description told",
     "event_servers": "system_identifier told_from",
-    "kept_answers": "payment_id agent_id delivered sealed created_at expires_at",
+    "kept_answers": "payment_id agent_id delivered created_at expires_at",
     "loss_counters": "day lost_micros lost_calls updated_at",
     "losses": "payment_id agent_id provider day micros created_at",
     "maintenance_tasks": "task created_at updated_at",
@@ -55,7 +55,9 @@ REQUIRED = {
     "provider_scores": "provider endpoint successes failures paid_failures schema_passes quotes delivered_micros "
     "lost_micros recent_successes recent_failures recent_paid_failures recent_schema_passes recent_latency "
     "recent_quotes recent_asked recent_delivered recent_lost weighed_at updated_at",
+    "provider_thumbs": "provider endpoint ups downs up down weighed_at updated_at",
     "query_logs": "id response_time_ms created_at",
+    "rating_words": "receipt_id user_address provider endpoint is_positive said_at",
     "receipt_chains": "agent_id length head",
     "receipt_keys": "key_id public_key created_at",
     "receipt_links": "agent_id seq kind receipt_id canonical sha256 previous recorded_at",
@@ -119,7 +121,9 @@ UNIQUE = {
     "policy_rules": "agent_id+provider",
     "policy_shadow": "single",
     "provider_scores": "provider+endpoint",
+    "provider_thumbs": "provider+endpoint",
     "query_logs": "id+created_at",
+    "rating_words": "receipt_id+user_address",
     "receipt_chains": "agent_id",
     "receipt_keys": "key_id",
     "receipt_links": "agent_id+seq receipt_id+kind",
@@ -209,6 +213,8 @@ FRESH: dict[str, dict[str, Any]] = {
     "policy_rules": {"agent_id": BOT, "provider": "fresh.example"},
     "receipt_links": {"seq": 99, "kind": "reversal"},
     "provider_scores": {"endpoint": "fresh"},
+    "provider_thumbs": {"endpoint": "fresh"},
+    "rating_words": {"user_address": "fresh"},
     "receipt_ratings": {"id": NOBODY, "user_address": "fresh"},
     "receipt_signatures": {"seq": 2},
     "spend_limits": {"kind": "agent_provider_day", "subject": "fresh", "agent_id": BOT},
@@ -458,13 +464,27 @@ TRIGGERS: dict[str, list[tuple[str, str]]] = {
          f"SELECT every(receipt_id = '{CONFIRMED}' AND provider = 'https://api.example.com:443' AND created_at = now() "
          f"AND endpoint = 'GET https://api.example.com/v1/quote') AND count(*) > 0 FROM {table}"),
     ] for table in ("message_ratings", "receipt_ratings")},
-    **{f"{table}.{table}_note": [
-        (f"UPDATE provider_scores SET rated_at = NULL; {change} {table}{rest}",
+    **{f"{table}.{table}_{what}": [
+        (f"UPDATE provider_scores SET rated_at = NULL; {change}",
          "SELECT every(rated_at = now() AND updated_at = now()) AND count(*) = 2 FROM provider_scores"),
-        (f"UPDATE x402_procurement_provider_stats SET quality = 0; {change} {table}{rest}",
+        (f"UPDATE x402_procurement_provider_stats SET quality = 0; {change}",
          "SELECT every(quality BETWEEN 0.39 AND 0.61) AND count(*) > 0 FROM x402_procurement_provider_stats"),
+        (change, f"SELECT count(*) = {words} FROM rating_words WHERE {which}"),
     ] for table in ("message_ratings", "receipt_ratings")
-      for change, rest in (("DELETE FROM", ""), ("UPDATE", " SET is_positive = false"))},
+      for what, change, words, which in (
+          ("gone", f"DELETE FROM {table}", 1, "is_positive"),
+          ("changed", f"UPDATE {table} SET is_positive = false", 1, "NOT is_positive AND said_at = now()"),
+          ("said", f"INSERT INTO {table} ({'message' if table < 'n' else 'receipt'}_id, user_address, is_positive) "
+                   f"VALUES ('{'m83' if table < 'n' else CONFIRMED}', 'eve', false)", 1, "user_address = 'eve'"))},
+    **{f"{table}.{table}_erased": [
+        (f"UPDATE agents SET is_active = false, erased_at = now() WHERE id = '{BOT}'; DELETE FROM {table}; {insert}",
+         f"SELECT count(*) = 0 FROM {table}"),
+    ] for table, insert in (
+        ("cache_savings", "INSERT INTO cache_savings (agent_id, day, provider, answers, saved_micros) "
+                          f"VALUES ('{BOT}', current_date, 'fresh', 1, 1)"),
+        ("certificate_rejections", "INSERT INTO certificate_rejections (agent_id, host, reason, left_until) "
+                                   f"VALUES ('{BOT}', 'fresh', '', now())"),
+        ("chat_sessions", f"INSERT INTO chat_sessions (wallet_address, agent_id) VALUES ('w', '{BOT}')"))},
     "losses.losses_step": [
         (f"INSERT INTO losses (payment_id, agent_id, provider, micros) VALUES ('{CONFIRMED}', '{BOT}', '', 1)"
          " ON CONFLICT DO NOTHING",

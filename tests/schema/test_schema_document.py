@@ -140,7 +140,7 @@ async def test_every_row_that_changes_has_updated_at(books: "Connection") -> Non
     assert without == {
         "abandoned_reservations", "agent_keys", "agent_tokens", "api_keys", "certificate_rejections",
         "chain_balances", "chain_rounds", "chain_seen", "chat_messages", "error_classifications", "event_servers", "kept_answers", "losses",
-        "message_ratings", "policy_changes", "policy_decision_logs", "policy_limits", "query_logs", "receipt_chains", "receipt_keys",
+        "message_ratings", "policy_changes", "policy_decision_logs", "policy_limits", "query_logs", "rating_words", "receipt_chains", "receipt_keys",
         "receipt_ratings",
         "receipt_links", "receipt_signatures", "schema_migrations", "spending", "webhook_deliveries",
         "webhook_progress", "x402_payment_logs", "x402_procurement_receipts",

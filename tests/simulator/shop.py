@@ -177,6 +177,7 @@ class SimPurchase:
     mount = None
     errand = None
     replayable = True
+    credential = b""
     method = "GET"
 
     def __init__(

@@ -23,8 +23,10 @@ from solders.keypair import Keypair
 
 from policies import Policy
 from proxy import again, entries
+from proxy import agreement as agreement_module
 from proxy import exchange as exchange_module
 from proxy.again import Again, Terms
+from proxy.agreement import Agreement
 from proxy.awaited import Awaited
 from proxy.chains.solana import accounts, blockhash, message
 from proxy.chains.solana import chain as chain_module
@@ -239,16 +241,18 @@ class World:
         chains = {SOLANA_DEVNET: chain}
         terms = Terms(wait=3.0)
         kept = KeptAnswers(database, cipher, most=100)  # type: ignore[arg-type]
-        process.exchange = Exchange(
+        same = Again(ledger, kept, chains, counts, terms, process.awaited, self)
+        agreement = Agreement(
             self,  # type: ignore[arg-type] # the directory
             self,  # type: ignore[arg-type] # the providers
             ledger,
             chains,
             counts,
             cipher,  # type: ignore[arg-type]
-            Again(ledger, kept, chains, counts, terms, process.awaited, self),
+            same,
             Consent(database),
         )
+        process.exchange = Exchange(agreement, self, ledger, counts, same)  # type: ignore[arg-type]
         urls = ["http://one", "http://two"] if self.second_opinion else ["http://one"]
         reconciler = Reconciler(
             "nowhere",
@@ -517,6 +521,7 @@ class World:
         level = logging.root.manager.disable
         with ExitStack() as stack:
             for module, name, value in (
+                (agreement_module, "time", time),
                 (exchange_module, "time", time),
                 (ledger_module, "time", time),
                 (reconciler_module, "time", time),

@@ -16,9 +16,11 @@ def keeps(rig: Rig, *, most: int = 10_000, always: bool = False) -> list[tuple[W
     async def save(whole: Whole, reached: bool) -> None:
         kept.append((whole, reached))
 
+    async def promise() -> None: ...
+
     async def buy(purchase: Purchase, _: PaymentRequired) -> Reply:
         answer = await purchase.attempt(PAYMENT)
-        return Paid(answer, [], rig.gate.record, Keep(most, 5.0, always, save))
+        return Paid(answer, [], rig.gate.record, Keep(most, 5.0, always, promise, save))
 
     rig.gate.answering = buy
     return kept

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.wire.agent import Agent
 from proxy.wire.chain import Chain
 from proxy.wire.dial import Resolver
 from proxy.wire.egress import Leave
 from proxy.wire.gate import (
-    Agent,
     Delivery,
     Lost,
     NotSent,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from cachetools import TTLCache
 
 from proxy.chains import Unpayable
+from proxy.tasks import end
 
 from .rpc import Blockhash
 from .singleflight import SingleFlight
@@ -65,9 +66,7 @@ class Blockhashes:
 
     async def close(self) -> None:
         """Stop polling."""
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
+        await end(self._poller)
         await self._flight.close()
 
     async def current(self) -> Blockhash:

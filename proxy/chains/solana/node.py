@@ -1,4 +1,4 @@
-"""What the reconciler asks of one RPC node. Every failure is Unpayable("rpc_unavailable")."""
+"""What one RPC node is asked about payments. Every failure is Unpayable("rpc_unavailable")."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ class Entry:
     signature: str
     slot: int
     memo: str
+    time: int | None
+    """Of its block, Unix seconds, as the cluster's clock says; nodes do not always know it."""
 
 
 class Node:
@@ -65,6 +67,7 @@ class Node:
                     str(Signature.from_string(line["signature"])),
                     whole(line["slot"]),
                     str(line.get("memo") or ""),
+                    _time(line.get("blockTime")),
                 )
                 for line in answer
             ]
@@ -107,6 +110,25 @@ class Node:
                 raise self._unintelligible("getSignatureStatuses") from None
         return found
 
+    async def block_time(self, slot: int) -> int | None:
+        """When that block was made, Unix seconds; None if the node cannot say. Raises Unpayable."""
+        try:
+            return _time(await self.rpc.call("getBlockTime", slot))
+        except RpcRefusal:
+            return None
+        except TypeError:
+            raise self._unintelligible("getBlockTime") from None
+
+    async def first_slot(self) -> int | None:
+        """The oldest block that has not been purged here; None if the node cannot say. Raises
+        Unpayable."""
+        try:
+            return whole(await self.rpc.call("getFirstAvailableBlock"))
+        except RpcRefusal:
+            return None
+        except TypeError:
+            raise self._unintelligible("getFirstAvailableBlock") from None
+
     async def balance(self, account: str, min_slot: int) -> Balance | None:
         """What the token account held at a finalized slot not before `min_slot`; None if it does
         not exist. Raises Unpayable."""
@@ -131,3 +153,8 @@ class Node:
             f"the Solana RPC at {self.name} answered {method} with what Solana nodes do not say",
             retry_after=2,
         )
+
+
+def _time(value: Any) -> int | None:
+    """Raises TypeError."""
+    return None if value is None else whole(value)

@@ -30,10 +30,12 @@ async def scan(
     *,
     min_slot: int,
     after_slot: int,
+    after_time: int = 0,
     until: str | None = None,
     known: Collection[str] = (),
 ) -> Scan:
-    """Everything later than `after_slot`, newest first, and what else is on the last page.
+    """Everything later than `after_slot` and `after_time`, newest first, and what else is on the
+    last page.
 
     `until` is an older signature to stop at. `known` are finalized ones later than `after_slot`.
     Raises Unpayable, also if the node has not reached `min_slot`.
@@ -51,10 +53,14 @@ async def scan(
             entries[entry.signature] = entry
         # A node may give less than was asked for, so for a proof only an empty page is the end.
         reached_end = not page or (level == "confirmed" and len(page) < PAGE)
-        if reached_end or page[-1].slot < after_slot:
+        if reached_end or page[-1].slot < after_slot or _is_before(page[-1], after_time):
             break
         before = page[-1].signature
     else:
         return Scan(tuple(entries.values()), complete=False, to_the_end=False)
     complete = in_order and all(signature in entries for signature in known)
     return Scan(tuple(entries.values()), complete, to_the_end=reached_end and until is None)
+
+
+def _is_before(entry: Entry, time: int) -> bool:
+    return entry.time is not None and entry.time < time

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from proxy.tasks import end
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -29,10 +31,7 @@ class SingleFlight(Generic[K, V]):
 
     async def close(self) -> None:
         """Cancel what is still running."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        await end(*self._flights.values())
 
     def _landed(self, key: K, flight: asyncio.Task[V]) -> None:
         self._flights.pop(key, None)

@@ -11,6 +11,8 @@ approval_wait_seconds is made to wait for it, that long.
 
 import argparse
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -65,7 +67,13 @@ async def _list(options: argparse.Namespace, settings: Settings) -> None:
             say(json_line(one, money=("price",)))
     elif found:
         headings = ("ID", "STATE", "AGENT", ">USD", "REQUEST", "TO", "UNTIL (UTC)", "ASKED")
-        say(table(headings, [_row(one) for one in found]))
+        alike = _alike(found)
+        say(table(headings, [_row(one, alike=one.id in alike) for one in found]))
+        if alike:
+            say(
+                "(*) These differ in their query or body alone, of which no more than a hash is"
+                " kept: whoever was refused was told the ID."
+            )
     else:
         say("Nothing was ever asked for." if options.all else "Nothing waits for approval.")
 
@@ -90,13 +98,24 @@ async def _reject(options: argparse.Namespace, settings: Settings) -> None:
     )
 
 
-def _row(one: Approval) -> list[str]:
+def _alike(found: Sequence[Approval]) -> set[UUID]:
+    """Those that wait and look like another one that does: the same request waits only once."""
+    waiting = [one for one in found if one.state == "pending"]
+    count = Counter(map(_look, waiting))
+    return {one.id for one in waiting if count[_look(one)] > 1}
+
+
+def _look(one: Approval) -> tuple[str, ...]:
+    return one.agent, one.method, one.endpoint, one.provider, one.network, one.asset, one.pay_to
+
+
+def _row(one: Approval, *, alike: bool) -> list[str]:
     return [
         str(one.id),
         one.state,
         one.agent,
         dollars(one.price),
-        shortened(f"{one.method} {one.endpoint}", 60, tail=24),
+        shortened(f"{one.method} {one.endpoint}", 60, tail=24) + (" (*)" if alike else ""),
         one.pay_to,
         moment(one.expires_at),
         f"{one.asks}x",

@@ -73,7 +73,7 @@ async def _export(options: argparse.Namespace, settings: Settings) -> None:
     async with audited_store(settings) as store:
         found = await _found(options, store.database, MOST)
         proofs = await proofs_of(store.database, [claim.id for claim in found])
-    with written(options.file) as out:
+    with written(options.file, over=True) as out:
         out.writelines(_csv(found) if options.csv else [_document(found, proofs)])
     if options.file != "-":
         note(f"{len(found)} claims are in {options.file}")

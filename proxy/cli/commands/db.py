@@ -23,6 +23,7 @@ from proxy.cli.questions import positive
 from proxy.cli.render import moment, note, say, table
 from proxy.ledger import migrate
 from proxy.ledger.address import sealed
+from proxy.ledger.errors import TROUBLE
 from proxy.settings import Settings
 from proxy.store import Server, open_server
 from proxy.upkeep import UpkeepError, tasks
@@ -128,7 +129,7 @@ async def _status(options: argparse.Namespace, settings: Settings, server: Serve
 async def _verify(_options: argparse.Namespace, _settings: Settings, server: Server) -> int:
     try:
         found = differences(shipped(), await catalog_of(server.owner_dsn))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise UpkeepError(f"the database cannot be read: {error}") from error
     for difference in found:
         say(str(difference))
@@ -222,7 +223,7 @@ async def _connection(server: Server) -> AsyncIterator["asyncpg.Connection[async
             yield connection
         finally:
             connection.terminate()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise UpkeepError(f"the database: {error}") from error
 
 

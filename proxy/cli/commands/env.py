@@ -10,6 +10,7 @@ out: its clients send no credential, `autopay run` gives them a way of their own
 
 import argparse
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     settings = Settings.load(options.config)
+    logging.basicConfig(level=logging.WARNING, format="autopay: %(message)s")
     asyncio.run(_run(options, settings))
     return 0
 

@@ -60,8 +60,10 @@ def _settings_file(config: Path | None) -> tuple[Path, bool]:
         return file, False
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as new:
-            new.write(default_toml())
+        file.touch(
+            mode=0o600, exist_ok=False
+        )  # passwords of databases and proxies may come into it
+        file.write_text(default_toml(), encoding="utf-8")
     except OSError as error:
         raise CommandError(
             f"the settings file {file} cannot be written: {error.strerror}; "

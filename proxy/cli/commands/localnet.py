@@ -64,6 +64,9 @@ async def _run(port: int, addresses: list[str]) -> None:
         say(f'\nFor autopay.toml:\n\n[networks.devnet]\nrpc_url = "{net.rpc_url}"')
         say(f'[networks.mainnet]  # /cash is sold there\nrpc_url = "{net.rpc_url}"')
         say("\nFor an agent:\n\nautopay agent set NAME --allow-target 127.0.0.0/8")
+        # `autopay run` and `env` leave this machine out, so that programs reach their own servers.
+        say("\nTo buy, name the proxy yourself:\n")
+        say(f"curl -x http://NAME:TOKEN@127.0.0.1:8402 {net.api_url}/weather")
         say("\nCtrl-C ends it.")
         await stopped.wait()
 

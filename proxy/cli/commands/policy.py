@@ -106,6 +106,7 @@ def _asking(
     explain.add_argument("--price", required=True, type=usd, metavar="USD")
     for option, default, metavar, what in (
         ("--method", "GET", "METHOD", "default: GET"),
+        ("--body", None, "TEXT|@FILE", "what is sent; an approval is for it too (GET: nothing)"),
         ("--pay-to", "", "ADDRESS", "the receiver"),
         ("--asset", "USDC", "ASSET", "a symbol or network/address (default: USDC)"),
         ("--network", "solana", "NETWORK", "default: solana"),

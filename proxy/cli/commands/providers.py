@@ -1,8 +1,11 @@
-"""How good each provider is, what it was paid, and why its score is what it is.
+"""How good each provider is, what it was paid, and why its score is what it is; and breakers that
+are turned by hand.
 
   autopay providers list
   autopay providers show api.example --why
   autopay providers show api.example --endpoint "GET https://api.example/v1/quote" --why
+  autopay providers close api.example          (it is well again: call it, in every proxy)
+  autopay providers open api.example --for 600 (nobody calls it for ten minutes)
 
 A score is between 0 and 1, and its shares add up to it. It rests on what all proxies of this
 database have seen; a running one writes it every second. docs/providers.md says how it is made.
@@ -17,18 +20,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proxy.cli.actions import Actions, for_machines
-from proxy.cli.books import open_books
+from proxy.cli.books import existing_store, open_books
 from proxy.cli.errors import CommandError
 from proxy.cli.questions import positive
 from proxy.cli.render import dollars, json_line, moment, say, shortened, table
-from proxy.ledger import Database, provider_stats
+from proxy.cli.who import login
+from proxy.ledger import provider_stats
+from proxy.providers.by_hand import MOST_SECONDS, turn
+from proxy.providers.names import named
 from proxy.providers.score_book import ScoreBook
-from proxy.providers.scores import Scores, Why, named
+from proxy.providers.scores import Scores, Why
 from proxy.records import as_fields, plain
 from proxy.service import score_terms
 from proxy.settings import Settings
 
-Action = Callable[[argparse.Namespace, "_Known"], Coroutine[Any, Any, None]]
+Action = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, None]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,17 +50,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--endpoint", metavar="E", help='one that it offers: "GET https://api.example/v1/quote"'
     )
     show.add_argument("--why", action="store_true", help="the shares that add up to its score")
+    close = action("close", "close a provider's breaker: it is called again", _turn)
+    open_ = action("open", "open a provider's breaker: nobody calls it for a while", _turn)
+    open_.add_argument(
+        "--for", type=_seconds, required=True, dest="seconds", metavar="SECONDS", help="how long"
+    )
+    close.set_defaults(seconds=None)
+    for one in (close, open_):
+        one.add_argument("provider", metavar="X", help="its host, origin or URL")
+        one.add_argument(
+            "--by", default="", metavar="WHO", help="for the audit trail (default: your login)"
+        )
 
 
 def run(options: argparse.Namespace) -> int:
-    asyncio.run(_run(options, Settings.load(options.config)))
+    asyncio.run(options.act(options, Settings.load(options.config)))
     return 0
 
 
-async def _run(options: argparse.Namespace, settings: Settings) -> None:
-    async with open_books(settings) as database:
-        known = await _read(database, settings)
-    await options.act(options, known)
+def _seconds(text: str) -> int:
+    """Raises ArgumentTypeError, which argparse shows."""
+    if not text.isdecimal() or not 0 < int(text) <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 1 to {MOST_SECONDS}")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +91,19 @@ class _Known:
         return "open" if until > datetime.now(UTC) else "half-open"
 
 
-async def _read(database: Database, settings: Settings) -> _Known:
-    book = ScoreBook(database, score_terms(settings.score))
-    await book.read()
-    stats = (await provider_stats.load(database)).values()
+async def _read(settings: Settings) -> _Known:
+    async with open_books(settings) as database:
+        book = ScoreBook(database, score_terms(settings.score))
+        await book.read()
+        stats = (await provider_stats.load(database)).values()
     return _Known(
         book.scores,
         {one.id: one.circuit_open_until for one in stats if one.circuit_open_until is not None},
     )
 
 
-async def _list(options: argparse.Namespace, known: _Known) -> None:
+async def _list(options: argparse.Namespace, settings: Settings) -> None:
+    known = await _read(settings)
     found = [known.why(key) for key in known.scores.providers()]
     found.sort(key=lambda why: (-why.score, why.provider))
     found = found[: options.limit]
@@ -97,7 +117,8 @@ async def _list(options: argparse.Namespace, known: _Known) -> None:
         say("No provider was called yet.")
 
 
-async def _show(options: argparse.Namespace, known: _Known) -> None:
+async def _show(options: argparse.Namespace, settings: Settings) -> None:
+    known = await _read(settings)
     key = named(options.provider, known.scores.providers())
     if key is None:
         raise CommandError(f"nothing is known of {options.provider}; see: autopay providers list")
@@ -121,6 +142,18 @@ async def _show(options: argparse.Namespace, known: _Known) -> None:
             for part in parts
         ]
         say(table(("ENDPOINT", ">SCORE", ">CALLS", ">FAILED"), rows))
+
+
+async def _turn(options: argparse.Namespace, settings: Settings) -> None:
+    by = options.by.strip() or login("autopay providers")
+    async with existing_store(settings) as store:
+        key, done = await turn(store.database, options.provider, options.seconds, by=by)
+    if done.open_until is not None:
+        say(f"{key} is left alone until {moment(done.open_until)} UTC.")
+    elif done.turned:
+        say(f"{key} is called again.")
+    else:
+        say(f"{key} was not left alone; its breaker is closed.")
 
 
 def _endpoint(text: str, known: list[str]) -> str:

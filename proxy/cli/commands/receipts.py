@@ -2,12 +2,14 @@
 
     autopay receipts
     autopay receipts export FILE
-    autopay receipts verify FILE
+    autopay receipts verify FILE [--payment ID]
     autopay receipts keys
 
 Each receipt is a link of its agent's chain, signed by the proxy. An export can be proved by anyone,
-on any machine: `verify` needs no database and, without --rpc, no network. Exit status 1 if
-anything is wrong, or not proved.
+on any machine: `verify` needs no database and, without --rpc, no network. With --rpc each payment
+is found on the chain: by the transaction that is named, else by our signature in the history of
+the wallet's token account; what an RPC cannot show is said to be "not shown", never "not there".
+Exit status 1 if anything is wrong, or not proved, or not shown.
 """
 
 import argparse

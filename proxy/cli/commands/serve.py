@@ -18,6 +18,7 @@ from proxy.cli.render import note, say
 from proxy.ledger import LedgerError, agents
 from proxy.service import Service
 from proxy.settings import Address, Settings
+from proxy.tasks import end
 from proxy.wire.plane import tune_malloc
 
 
@@ -52,9 +53,8 @@ async def _serve(settings: Settings) -> None:
     stopping = asyncio.create_task(told_to_stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        starting.cancel()
-        with suppress(asyncio.CancelledError):
-            await starting
+        await end(starting)
+        await service.stop()  # it may have been done just then
         return
     try:
         await starting

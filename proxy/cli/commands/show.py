@@ -11,15 +11,21 @@ from uuid import UUID
 from proxy.cli.books import open_books
 from proxy.cli.commands.events import in_words
 from proxy.cli.errors import CommandError
+from proxy.cli.questions import payment_name
 from proxy.cli.render import dollars, moment, say, table
-from proxy.ledger.questions.story import Story, story
+from proxy.ledger import Database
+from proxy.ledger.questions.story import Story, of_signature, story
 from proxy.records import as_fields, plain
 from proxy.settings import Settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "payment", type=_id, metavar="PAYMENT_ID", help="as in Autopay-Payment, receipts, decisions"
+        "payment",
+        type=payment_name,
+        metavar="PAYMENT",
+        help="its id, as in the answer's Autopay-Payment, or `id` in `autopay receipts --json`;"
+        " or the signature of its transaction, or ours",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, nothing left out")
 
@@ -31,9 +37,12 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> None:
     async with open_books(Settings.load(options.config)) as database:
-        told = await story(database, options.payment)
+        payment = options.payment
+        told = await story(
+            database, payment if isinstance(payment, UUID) else await _named(database, payment)
+        )
     if told is None:
-        raise CommandError(f"there is no payment {options.payment}")
+        raise CommandError(f"there is no payment {payment}")
     if options.json:
         say(json.dumps(_fields(told), default=plain))
         return
@@ -41,6 +50,18 @@ async def _run(options: argparse.Namespace) -> None:
     say()
     moments = sorted(_moments(told), key=lambda one: one[0])
     say(table(("TIME (UTC)", "WHAT", ""), [[moment(when), *rest] for when, *rest in moments]))
+
+
+async def _named(database: Database, signature: str) -> UUID:
+    """Raises CommandError."""
+    match await of_signature(database, signature):
+        case [payment]:
+            return payment
+        case []:
+            raise CommandError(f"there is no payment of transaction or signature {signature}")
+        case several:
+            ids = ", ".join(map(str, several[:10]))
+            raise CommandError(f"{len(several)} payments claim {signature}; name one: {ids}")
 
 
 def _facts(told: Story) -> Iterator[tuple[str, str]]:
@@ -97,11 +118,3 @@ def _fields(told: Story) -> dict[str, object]:
             for name in ("decisions", "steps", "retries", "deliveries", "transactions", "events")
         },
     }
-
-
-def _id(text: str) -> UUID:
-    """Raises ArgumentTypeError, which argparse shows."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a payment's id") from None

@@ -1,5 +1,5 @@
 """Is everything well? Exit status 0 if the proxy answers, can reach its database and has its
-wallets; 1 if not."""
+wallets; 1 if not. A proxy has the wallet that it found when it was started."""
 
 import argparse
 import asyncio
@@ -18,12 +18,13 @@ from proxy.cli.books import existing_store
 from proxy.cli.errors import CommandError, lines_for
 from proxy.cli.handout import reachable
 from proxy.cli.render import dollars, moment, say, table
-from proxy.ledger import LedgerError, circuits, history, seals
+from proxy.cli.running import Running, running
+from proxy.ledger import LedgerError, audit, circuits, history, seals
 from proxy.ledger.circuits import Circuit
 from proxy.ledger.history import OpenPayment, Rejection, Today
 from proxy.ledger.seals import Unaccepted
 from proxy.ledger.wallets import Held, held
-from proxy.paths import PathError
+from proxy.paths import PathError, ca_directory
 from proxy.postgres import PostgresError
 from proxy.reconciler.standing import standing
 from proxy.settings import Address, Settings
@@ -74,6 +75,7 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
     ]
     if settings.listen.admin is not None:
         findings.append(await _listener("admin", settings.listen.admin))
+        findings += _running(settings, await running(reachable(settings.listen.admin)))
     if options.quiet and not all(finding.well for finding in findings):
         return 1  # and no database is started to say so
     books = Books()
@@ -121,6 +123,22 @@ def _wallet(what: str, path: Path) -> Finding:
         return Finding(what, False, str(error))
 
 
+def _running(settings: Settings, found: Running | None) -> list[Finding]:
+    """What came after the running proxy was started, so that it has none of it."""
+    if found is None:
+        return []
+    findings = []
+    if not found.wallet and settings.wallet_path.exists():
+        words = "has no wallet and cannot pay: it was started before there was one; restart it"
+        findings.append(Finding("running", False, f"the proxy {words}"))
+    if not found.ca:
+        words = "keeps no certificate authority, so https through it is tunnelled and not paid"
+        there = ca_directory(settings.data_dir).exists()
+        cure = "it was started before there was one; restart it" if there else "run: autopay init"
+        findings.append(Finding("running-ca", True, f"the proxy {words}: {cure}"))
+    return findings
+
+
 async def _database(settings: Settings, books: Books) -> list[Finding]:
     try:
         async with existing_store(settings) as store:
@@ -132,6 +150,7 @@ async def _database(settings: Settings, books: Books) -> list[Finding]:
             books.breakers = await circuits.read(database)
             tokens = await _tokens(store, books)
             proofs = await standing(database)
+            switch = await audit.spending(database)
     except (CommandError, LedgerError, PathError, PostgresError, VaultError) as error:
         return [Finding("database", False, " ".join(lines_for(error)))]
     words = "your own, by database_url" if settings.database_url else "embedded PostgreSQL"
@@ -139,7 +158,16 @@ async def _database(settings: Settings, books: Books) -> list[Finding]:
         Finding("database", True, f"{words}; answers"),
         tokens,
         Finding("proofs", proofs.well, proofs.words),
+        *_halted(switch),
     ]
+
+
+def _halted(switch: audit.Spending) -> list[Finding]:
+    """Said, and no fault: somebody wants it so, and a restart would not help."""
+    if not switch.halted:
+        return []
+    when = moment(switch.since)
+    return [Finding("spending", True, f"halted since {when}: {switch.reason}; autopay resume")]
 
 
 def _keys(settings: Settings) -> dict[str, Wallet]:

@@ -2,6 +2,7 @@
 
   autopay webhook add https://example.com/hooks/autopay
   autopay webhook add http://127.0.0.1:9000/ --private --type alarm --type budget.alert
+  autopay webhook set ID --url https://example.com/hooks/new     its secret stays
   autopay webhook test ID          sends one message from here, now
   autopay webhook deliveries       what was sent, and what became of it
 
@@ -38,19 +39,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("id", metavar="ID", help="of autopay webhook list; its beginning will do")
     machine = for_machines()
 
-    add = action("add", "send messages to a URL; prints its secret once", _add, machine)
-    add.add_argument("url", metavar="URL")
-    add.add_argument(
+    types = argparse.ArgumentParser(add_help=False)
+    types.add_argument(
         "--type",
         action="append",
         choices=list(TYPES),
         metavar="TYPE",
-        help=f"only this; may be repeated: {', '.join(TYPES)} (default: all but payment.settled)",
+        help=f"only this; may be repeated: {', '.join(TYPES)}; `add` without it: all but"
+        " payment.settled",
     )
+
+    add = action("add", "send messages to a URL; prints its secret once", _add, types, machine)
+    add.add_argument("url", metavar="URL")
     add.add_argument(
         "--private",
         action="store_true",
         help="it may lead to this machine or into a private network, by plain http too",
+    )
+    change = action("set", "change where it leads, or what it is told", _set, which, types)
+    change.add_argument("--url", metavar="URL", help="what waits goes there too; the secret stays")
+    change.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="whether it may lead to this machine or into a private network",
     )
     action("list", "show the webhooks", _list, machine)
     action("remove", "end one, and forget what waits for it", _remove, which)
@@ -92,6 +103,28 @@ async def _add(options: argparse.Namespace, settings: Settings, store: Store) ->
     return 0
 
 
+async def _set(options: argparse.Namespace, settings: Settings, store: Store) -> int:
+    if (options.url, options.private, options.type) == (None, None, None):
+        raise CommandError("nothing to change: give --url, --type, --private or --no-private")
+    webhook_id = await _found(store, options.id)
+    await webhooks.change(
+        store.database,
+        webhook_id,
+        types=options.type,
+        url=options.url,
+        private=options.private,
+        by=_BY,
+    )
+    now = await webhooks.find(store.database, webhook_id)
+    short = str(webhook_id)[:8]
+    say(f"Webhook {short} leads to {webhooks.leads_to(now.url)} and is told of: {_told(now)}.")
+    if now.waiting:
+        say(f"{now.waiting} that wait go there too, signed with the secret that it has.")
+    if not now.active:
+        say(f"It is still paused; let it go on: autopay webhook resume {short}")
+    return 0
+
+
 async def _list(options: argparse.Namespace, settings: Settings, store: Store) -> int:
     found = await webhooks.all_of(store.database)
     if options.json:
@@ -104,7 +137,7 @@ async def _list(options: argparse.Namespace, settings: Settings, store: Store) -
                 urlsplit(one.url).netloc.rpartition("@")[2],
                 "active" if one.active else f"paused{f': {one.reason}' if one.reason else ''}",
                 str(one.waiting),
-                "all" if set(one.types) >= set(USUAL) else " ".join(one.types),
+                _told(one),
                 one.last_error or "",
             ]
             for one in found
@@ -168,6 +201,10 @@ async def _deliveries(options: argparse.Namespace, settings: Settings, store: St
     ]
     say(table(("SINCE (UTC)", "WEBHOOK", "TYPE", "STATE", ">ATTEMPTS", "LAST ERROR"), rows))
     return 0
+
+
+def _told(webhook: webhooks.Webhook) -> str:
+    return "all" if set(webhook.types) >= set(USUAL) else " ".join(webhook.types)
 
 
 async def _found(store: Store, beginning: str) -> UUID:

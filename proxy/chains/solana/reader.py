@@ -5,8 +5,9 @@ import logging
 from collections.abc import Sequence
 
 from proxy.chains import Unpayable
-from proxy.chains.solana.fate import Level, Seen
-from proxy.chains.solana.node import Node
+
+from .fate import Level, Seen
+from .node import Node
 
 log = logging.getLogger(__name__)
 
