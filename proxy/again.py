@@ -216,16 +216,19 @@ class Again:
         )
         reached("present.noted")
 
+    def promised(self, meeting: Meeting) -> float | None:
+        """For how many seconds its answer is kept if its program has gone; None: it has not, or it
+        has a key, under which nobody else signs anyway."""
+        purchase = meeting.purchase
+        if not purchase.gone or purchase.idempotency_key is not None:
+            return None
+        return self.terms.keep_seconds
+
     async def promise(self, meeting: Meeting, payment_id: UUID) -> None:
-        """Say on disk that an answer is on its way whose program has gone: until it is kept, or
-        lost with this process, others sign nothing for the same request. Under a key they don't
-        anyway."""
-        if meeting.purchase.idempotency_key is not None:
-            return
-        try:
-            await self._kept.promise(payment_id, seconds=self.terms.keep_seconds)
-        except LedgerError as error:
-            log.warning("others cannot see what payment %s still brings: %s", payment_id, error)
+        """Its program has gone in the middle of its answer."""
+        seconds = self.promised(meeting)
+        if seconds is not None:
+            await self._ledger.promise(payment_id, seconds=seconds)
 
     async def keep(self, meeting: Meeting, payment_id: UUID, whole: Whole, delivered: bool) -> None:
         """Put an answer by, for the same request to fetch. Tries for a moment if there is no
@@ -340,7 +343,9 @@ class Again:
                 left.amount,
                 left.pay_to,
             ):
-                same = Deal(deal.meeting, deal.policy_version, deal.challenge, index)
+                same = Deal(
+                    deal.meeting, deal.policy_version, deal.challenge, index, share=deal.share
+                )
                 return Encore(same, left, (name.encode(), value.encode()))
         return None
 

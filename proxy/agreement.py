@@ -139,17 +139,19 @@ class Agreement:
     async def _enter(self, deal: Deal) -> Payment | Refused | Replayed | Problem:
         """A payment that may leave: a new one, or one that had left before for the same request.
         Raises Unpayable, LedgerError."""
+        share = deal.share
         for _ in range(ROUNDS):
-            entered = await self._commit_once(deal)
+            entered = await self._commit_once(deal, share)
             if not isinstance(entered, Prior):
                 return entered
             met = await self._again.meet(deal, entered)
             if met is not None:
                 return met
             last = entered.payment_id
+            share = False  # it has waited for an answer that is not for it: never again
         return refusals.request_in_progress(last, deal.provider)
 
-    async def _commit_once(self, deal: Deal) -> Commitment | Refused | Prior:
+    async def _commit_once(self, deal: Deal, share: bool) -> Commitment | Refused | Prior:
         """What was committed or refused; or what the same request did before."""
         meeting = deal.meeting
         async with self._again.turn(meeting):
@@ -158,19 +160,19 @@ class Agreement:
                 return waiting
             if deal.purchase.idempotency_key is not None:
                 # Before anything is signed: it may well be the wallet's last money that it cost.
-                prior = await self._again.prior(meeting, share=deal.share)
+                prior = await self._again.prior(meeting, share=share)
                 if prior is not None:
                     return prior
             try:
-                committed = await self._commit(deal)
+                committed = await self._commit(deal, share)
                 if isinstance(committed, Refused) and committed.code == "request_elsewhere":
                     assert committed.joined is not None, "it says which one"
                     sent_before = await self._again.elsewhere(meeting, committed.joined)
                     if sent_before is not None:
                         return sent_before
-                    committed = await self._commit(deal, beside=True)
+                    committed = await self._commit(deal, share, beside=True)
             except Unpayable:
-                prior = await self._again.prior(meeting, share=deal.share)
+                prior = await self._again.prior(meeting, share=share)
                 if prior is None:
                     raise
                 return prior
@@ -205,10 +207,13 @@ class Agreement:
             )
         )
 
-    async def _commit(self, deal: Deal, *, beside: bool = False) -> Commitment | Refused:
+    async def _commit(
+        self, deal: Deal, share: bool, *, beside: bool = False
+    ) -> Commitment | Refused:
         """Sign and reserve. Two equal payments without a memo under one blockhash would be one
         transaction: the ledger refuses the second, which is then signed under a newer hash.
-        `beside`: whether open payments for the same are known to be others' purchases."""
+        `share`: whether it may have the answer of an equal one that is under way instead; `beside`:
+        whether open payments for the same are known to be others' purchases."""
         if deal.offer.scheme != SIGNED_SCHEME:
             raise Unpayable(
                 "scheme_not_supported",
@@ -238,7 +243,9 @@ class Agreement:
             reserved: Reserved | Refused | None = None
             await self._again.begin(deal.meeting, payment_id)
             try:
-                reserved = await self._reserve(deal, payment_id, authorization, header, beside)
+                reserved = await self._reserve(
+                    deal, payment_id, authorization, header, share=share, beside=beside
+                )
             finally:
                 if not isinstance(reserved, Reserved):
                     chain.discard(authorization)
@@ -259,6 +266,8 @@ class Agreement:
         payment_id: UUID,
         authorization: Authorization,
         header: tuple[bytes, bytes],
+        *,
+        share: bool,
         beside: bool,
     ) -> Reserved | Refused:
         meeting, terms = deal.meeting, self._again.terms
@@ -274,7 +283,7 @@ class Agreement:
                 header=header,
                 identified=takes_identifier(deal.challenge, deal.offer),
                 key_seconds=terms.idempotency_seconds,
-                share=deal.share,
+                share=share,
                 beside=beside,
                 policy_version=deal.policy_version,
                 rules=deal.rules,

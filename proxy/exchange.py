@@ -271,9 +271,10 @@ class Exchange:
         booked = receipt(answer.status, outcome, latency_ms)
 
         async def book() -> bool:
-            if deal.purchase.gone:  # not after it: others would find it booked, and nothing else
-                await self._again.promise(deal.meeting, committed.id)
-            written = await self._ledger.settle(committed.id, booked)
+            # If its program has gone by then, others must not find it booked and nothing else.
+            written = await self._ledger.settle(
+                committed.id, booked, coming=partial(self._again.promised, deal.meeting)
+            )
             if isinstance(committed, Encore):  # not before: others would find it in doubt
                 await self._again.ended(committed, success=True)
             return written

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from proxy.ledger import migrate
 from proxy.vault import GivenKeys, Vault
 from tests.peers.postgres import cluster, drop_database, fresh_database
+
+# A shell that has us in the background has us ignore this, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -68,10 +68,6 @@ class KeptAnswers:
         )
         return bool(outcome == "kept")
 
-    async def promise(self, payment_id: UUID, *, seconds: float) -> None:
-        """It is on its way, and nobody has it yet. Repeatable, and of no matter once it is kept."""
-        await self._database.fetchval(_KEEP, payment_id, False, None, seconds, self._most)
-
     async def prune(self) -> None:
         """Remove what nobody can ask for any more."""
         await self._database.execute(_PRUNE)

@@ -55,6 +55,7 @@ SELECT id, status::text AS status, provider, network, asset, amount_atomic, pay_
        last_valid_block_height, payment_header, presented
 FROM payments WHERE id = $1
 """
+_PROMISE = "SELECT keep_answer($1, false, NULL, $2, 2147483647)"
 _ROW_SECONDS = 1.0
 _MOST_MILLISECONDS = 2**31 - 1
 
@@ -155,8 +156,16 @@ class Ledger:
             day=date.fromisoformat(row["day"]),
         )
 
-    async def settle(self, payment_id: UUID, receipt: SettledReceipt) -> bool:
-        """Turns held into spent and writes the receipt. Repeatable.
+    async def settle(
+        self,
+        payment_id: UUID,
+        receipt: SettledReceipt,
+        *,
+        coming: Callable[[], float | None] = lambda: None,
+    ) -> bool:
+        """Turns held into spent and writes the receipt. Repeatable. `coming` is asked each time it
+        is tried: for how many seconds an answer is on its way whose program has gone, which is
+        written in the same breath (see `promise`); None: there is no such answer.
 
         Returns whether the receipt is on disk. If not, it will be once the database is back (unless
         the payment was never reserved or is released: that is logged as an error). Waits for at
@@ -177,9 +186,24 @@ class Ledger:
             "error": _text(receipt.error, 1024),
             "source": receipt.source,
         }
+
+        async def attempt() -> None:
+            seconds = coming()
+            more = {} if seconds is None else {"coming_seconds": seconds}
+            move = self._move(
+                "settle", args | more, expected={"settled", "already"}, took=self.settling
+            )
+            await move()
+
+        return await self._outbox.write(f"the receipt of payment {payment_id}", attempt)
+
+    async def promise(self, payment_id: UUID, *, seconds: float) -> bool:
+        """Notes that an answer is on its way whose program has gone: until it is kept, or lost with
+        this process, nobody signs for the same request. Of no matter once it is kept. Waits and
+        returns like `settle`."""
         return await self._outbox.write(
-            f"the receipt of payment {payment_id}",
-            self._move("settle", args, expected={"settled", "already"}, took=self.settling),
+            f"that payment {payment_id} still brings an answer",
+            lambda: self._only_write(_PROMISE, payment_id, seconds),
         )
 
     async def release(self, payment_id: UUID, reason: str) -> bool:

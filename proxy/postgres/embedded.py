@@ -8,7 +8,7 @@ process that dies without a word leaves the server running, and the next one ado
 import asyncio
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -55,8 +55,11 @@ class EmbeddedPostgres:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            # A thread cannot be stopped half way: let it finish, then take back what it did.
-            await asyncio.wait([work])
+            # A thread cannot be stopped half way: let it finish, however often we are told to end,
+            # then take back what it did.
+            while not work.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
             if not work.cancelled() and work.exception() is None:
                 await self.stop()
             raise

@@ -13,6 +13,7 @@ from tests.e2e.house import House, house
 from tests.e2e.seller import Seller
 from tests.e2e.test_idempotency import another
 from tests.e2e.test_outliving import leave, recorded, streaming
+from tests.e2e.test_two_proxies import two_proxies
 from tests.e2e.till import Till, till
 
 PROMISED = "SELECT 1 FROM kept_answers WHERE sealed IS NULL"
@@ -61,6 +62,43 @@ async def test_it_gets_the_rest_wherever_it_asks(
         assert answer.body.startswith(goods)
         assert (halves.sent, home.paid_on_chain()) == (1, 1000)
         assert await home.rows(PROMISED) == []
+
+
+async def test_a_database_that_is_away_when_it_leaves(
+    net: Localnet, dsn: str, tmp_path: Path
+) -> None:
+    """What is written after the outage says that there is more to come, too."""
+    halves, arrived, head = Halves(), asyncio.Event(), asyncio.Event()
+
+    async def scene(writer: asyncio.StreamWriter, answer: bytes) -> None:
+        arrived.set()
+        await head.wait()
+        await halves(writer, answer)
+
+    async with (
+        two_proxies(net, dsn, tmp_path) as two,
+        streaming(Till(net, goods=b"a" * 50_000), scene) as url,
+    ):
+        home = two.home
+        program = asyncio.create_task(leave(home, url, b"aaa", by=two.other))
+        await asyncio.wait_for(arrived.wait(), 20)
+        two.relay.stall()
+        head.set()
+        await program
+        await asyncio.sleep(0.3)
+        assert await home.rows("SELECT 1 FROM kept_answers") == []
+        two.relay.mend()
+        async with asyncio.timeout(30):
+            while not await home.rows("SELECT 1 FROM payments WHERE status = 'CONFIRMED'"):
+                await asyncio.sleep(0.02)
+        again = await home.ask(url)
+        assert (again.status, again.json["code"]) == (409, "request_in_progress")
+        halves.go_on.set()
+        async with asyncio.timeout(30):
+            while (again := await home.ask(url)).status == 409:
+                await asyncio.sleep(0.1)
+        assert (again.status, again.headers["Autopay-Replayed"]) == (200, "true")
+        assert (halves.sent, home.paid_on_chain()) == (1, 1000)
 
 
 async def test_it_waits_for_the_rest_only_so_long(net: Localnet, dsn: str, tmp_path: Path) -> None:

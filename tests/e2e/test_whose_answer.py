@@ -64,12 +64,16 @@ async def test_a_shared_answer_is_shared_with_its_credential_only(
         await home.set_rules(None, "127.0.0.1", share_identical=True)
         seller.hold = asyncio.Event()
         asking = []
-        for number, who in enumerate((ANN, ANN, BEN)):
+        people = [
+            {"Authorization": f"Bearer {name}"} for name in ("eve", "kim", "lee", "max", "sue")
+        ]
+        for number, who in enumerate((ANN, ANN, BEN, *people)):
             asking.append(asyncio.create_task(home.ask(seller.url, headers=who)))
             await until(lambda asked=number: len(seller.seen) >= asked + 2)  # type: ignore[misc]
         seller.hold.set()
-        first, second, bens = await asyncio.gather(*asking)
-        assert {first.status, second.status, bens.status} == {200}
+        first, second, bens, *others = await asyncio.gather(*asking)
+        assert {answer.status for answer in (first, second, bens, *others)} == {200}
+        assert len({answer.body for answer in (bens, *others)}) == 6
         assert first.body == second.body != bens.body
         assert "Autopay-Replayed" not in bens.headers
-        assert home.paid_on_chain() == 2000
+        assert home.paid_on_chain() == 7000

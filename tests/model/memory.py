@@ -332,6 +332,8 @@ class Memory:
         r["remaining_micros"] -= q["price_micros"]
 
     def settle(self, p: Args) -> str:
+        if "coming_seconds" in p:
+            self.keep_answer(UUID(p["payment_id"]), False, None, p["coming_seconds"], 2**31 - 1)
         payment = self.state.payments.get(p["payment_id"])
         if payment is None:
             return "absent"
