@@ -109,13 +109,13 @@ async def test_what_is_late_does_not_get_into_the_next_ones_answer(
         await good()(seen, writer)
 
     acts = {"late": asks(net, settles_late(late, body, kind, head=head)), "next": waits}
-    async with market(net, dsn, tmp_path, acts, intent={"seconds": 2}) as quotes:
+    async with market(net, dsn, tmp_path, acts, intent={"seconds": 6}) as quotes:
         procurement = quotes.home.service.procurement
         procurement.intents = {"quote": replace(procurement.intents["quote"], collected=460_000)}
         asking = asyncio.create_task(quotes.want())
         await until(lambda: bool(quotes.sellers["next"].seen))
         late.set()
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(5.5):
             while not [row for row in await quotes.rows() if row["payment_id"] is not None]:
                 await asyncio.sleep(0.02)
         then.set()
