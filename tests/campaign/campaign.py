@@ -34,7 +34,7 @@ from proxy.localnet.rpc import RpcNode
 from proxy.localnet.tokens import TOKEN, ata
 from proxy.vault import FileKeys, Vault
 from tests.campaign.database import Relay, Server, trouble
-from tests.campaign.judge import Landings, Verdict, judge
+from tests.campaign.judge import WATCH, Landings, Verdict, judge
 from tests.campaign.market import Market
 from tests.campaign.programs import Buyer, Programs
 from tests.campaign.replicas import Replica
@@ -362,6 +362,9 @@ async def built(
         if server is None:
             server = await stack.enter_async_context(Server())
         dsn = await server.database()
+        watching = await Database.open(dsn)
+        await watching.execute(WATCH)
+        await watching.close()
         net = await stack.enter_async_context(Localnet(slot_seconds=SLOT_SECONDS))
         net.chain.blocks.set_lag(1, 12)
         wallet = Keypair()

@@ -21,10 +21,27 @@ SELECT p.client_signature, p.status::text, p.amount_atomic::bigint AS amount,
 FROM payments p LEFT JOIN x402_payment_logs l ON l.id = p.id
 """
 # Granted while an equal request of the same agent had a payment in doubt.
+WATCH = """
+-- A payment's own columns say when transactions began, which may have waited for one another since:
+-- here is when it was granted, and when it was booked. Both hold the agent's counters then.
+CREATE TABLE moments (
+    payment_id uuid, status payment_status, at timestamptz DEFAULT clock_timestamp(),
+    PRIMARY KEY (payment_id, status));
+CREATE FUNCTION note_moment() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO moments (payment_id, status) VALUES (NEW.id, NEW.status) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_moment AFTER INSERT OR UPDATE OF status ON payments
+    FOR EACH ROW EXECUTE FUNCTION note_moment();
+"""
 _NOT_JOINED = """
 SELECT q.client_signature FROM payments q
 JOIN payments p ON p.agent_id = q.agent_id AND p.request_key = q.request_key AND p.id <> q.id
-WHERE p.in_doubt_since < q.created_at AND (p.settled_at IS NULL OR p.settled_at > q.created_at)
+JOIN moments granted ON granted.payment_id = q.id AND granted.status = 'SIGNED'
+LEFT JOIN moments booked ON booked.payment_id = p.id AND booked.status = 'CONFIRMED'
+WHERE p.in_doubt_since < granted.at
+  AND (p.settled_at IS NULL OR coalesce(booked.at, p.settled_at) > granted.at)
   AND p.status IN ('SIGNED', 'CONFIRMED', 'VERIFIED')
 """
 _OF_REQUEST = """
